@@ -66,10 +66,13 @@ DALI = "DALI wds2idx"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
 FAISS = "faiss IndexFlatIP"
+DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
+IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
+TORCH_LOGITS = "the formula in torch, with logits"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
@@ -184,6 +187,18 @@ BARS: tuple[Bar, ...] = (
         floor=MEMORY_READ,
     ),
     Bar(
+        name="phash_vs_imagehash",
+        bench="bench_phash",
+        work="perceptual hash of JPEGs, 1 thread",
+        op="phash",
+        over=IMAGEHASH,
+        under="dcfast",
+        sense="least",
+        bar=3.5,
+        stretch=None,
+        floor=DECODE_FLOOR,
+    ),
+    Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",
         work="read 30% in random order, all bytes hashed",
@@ -194,6 +209,20 @@ BARS: tuple[Bar, ...] = (
         bar=5,
         stretch=10,
         floor="floor: one pread a sample",
+    ),
+    *(
+        Bar(
+            f"dedup_{name}_mb",
+            "bench_dedup",
+            f"memory of dedup, 1M signatures, {bits} bits",
+            f"dedup_{name}",
+            "dcfast",
+            "",
+            "most",
+            2000,
+            None,
+        )
+        for name, bits in (("perceptual256", 256), ("perceptual", 64))
     ),
     *_filters("no_filter", "3M", 12, ARROW_FLOOR),
     *_filters("clip_score", "3M", 12, ARROW_FLOOR),
@@ -226,6 +255,17 @@ BARS: tuple[Bar, ...] = (
         stretch=None,
     ),
     *(bar for label in ("512", "256", "768", "1024", "512_fp16") for bar in _similarity(label)),
+    Bar(
+        name="s_cliploss_vs_torch",
+        bench="bench_scores",
+        work="s_cliploss, 131,072 pairs x 768, one shuffle",
+        op="s_cliploss",
+        over=TORCH_LOGITS,
+        under="dcfast",
+        sense="least",
+        bar=2,
+        stretch=3,
+    ),
 )
 
 

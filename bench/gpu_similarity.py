@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ METRICS = ("ip", "cos", "l2")
 
 def make_importable() -> None:
     """``dcfast.similarity``'s files, where the package is not installed: without its face, which wants the C++ core."""
-    if importlib.util.find_spec("dcfast._core") is None:
+    core = importlib.util.find_spec("dcfast._core")  # its stubs alone are a package without an origin
+    if core is None or core.origin is None:
         face = types.ModuleType("dcfast.similarity")
         face.__path__ = [str(ROOT / "python/dcfast/similarity")]
         sys.modules.setdefault("dcfast.similarity", face)
@@ -111,20 +112,24 @@ def searching(run: Run, screen: Any, a: Tensor, b: Tensor, metric: str) -> Any:
 def reference(x: Tensor, y: Tensor, metric: str) -> Tensor:
     """(n, m) float32: float64 sums in the promised order, number i of a row in lane i % 16.   Memory: 128 n m bytes."""
 
-    def sums(a: Tensor, b: Tensor, squares: bool) -> Tensor:
-        lanes = torch.zeros(16, len(a), len(b), dtype=torch.float64, device=a.device)
-        for i in range(a.shape[1]):
-            u, v = a[:, i, None].double(), b[None, :, i].double()
-            lanes[i % 16] += (u - v).square() if squares else u * v
+    def sums(terms: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+        lanes: list[Tensor] = []
+        for i in range(a.shape[-1]):
+            term = terms(a[..., i].double(), b[..., i].double())
+            if i < 16:
+                lanes.append(term)
+            else:
+                lanes[i % 16] = lanes[i % 16] + term
+        lanes += [torch.zeros_like(lanes[0])] * (16 - len(lanes))
         for half in (8, 4, 2, 1):
-            lanes = lanes[:half] + lanes[half : 2 * half]
+            lanes = [lanes[i] + lanes[i + half] for i in range(half)]
         return lanes[0]
 
-    scores = sums(x, y, metric == "l2")
+    if metric == "l2":
+        return sums(lambda u, v: (u - v).square(), x[:, None], y[None]).float()
+    scores = sums(torch.mul, x[:, None], y[None])
     if metric == "cos":
-        one = torch.ones(1, 1, device=x.device)
-        norms = [torch.cat([sums(row[None], row[None], False)[0] for row in side]).sqrt() for side in (x, y)]
-        scores /= norms[0][:, None] * norms[1] * one
+        scores /= sums(torch.mul, x, x).sqrt()[:, None] * sums(torch.mul, y, y).sqrt()
     return scores.float()
 
 

@@ -39,7 +39,7 @@ _FEATURES = {
     **{"rows": ("bm", "bk"), "cols": ("bn", "bk")},
 }
 _SELECT = ("select_best", "select_above")
-_POINTERS = {"flag": "*i32", "off": "*fp64", "place": "*i32", "keys": "*i64", "count": "*i64"}
+_POINTERS = {"flag": "*i32", "off": "*fp64", "place": "*i32", "keys": "*i32", "count": "*i64"}
 
 
 @dataclass(frozen=True)

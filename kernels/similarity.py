@@ -57,10 +57,11 @@ class TritonScreen:
         c = self._config or configuration(o.device)
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         keys = torch.empty(capacity, dtype=torch.int64, device=o.device)
+        halves = keys.view(torch.int32)
         count = torch.zeros((), dtype=torch.int64, device=o.device)
         with on_device(keys):
             similarity_kernels.select_above[(nbm * nbn,)](
-                *o.sources(c), threshold.float().contiguous(), keys, count, *o.sizes(), nbm, nbn, capacity,
+                *o.sources(c), threshold.float().contiguous(), halves, count, *o.sizes(), nbm, nbn, capacity,
                 GROUP=c.group, **o.options(c),
             )  # fmt: skip
         found = int(count)
@@ -78,3 +79,15 @@ class TritonScreen:
                     SQUARED=squared, LANES=LANES, BC=block, num_warps=4, enable_fp_fusion=False,
                 )  # fmt: skip
         return out
+
+    def halved(self, rows: Tensor, factor: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows times factor in half precision, to the first columns of out; squared norms, of it and of its errors."""
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        norms, errors = torch.empty(2, len(rows), dtype=torch.float64, device=rows.device)
+        if len(rows):
+            with on_device(norms):
+                similarity_kernels.halve[(blocks(len(rows), 16),)](
+                    rows, factor, out, norms, errors, len(rows), rows.shape[1], rows.stride(0), out.stride(0),
+                    LARGEST=float(torch.finfo(out.dtype).max), BM=16, BK=128, num_warps=4,
+                )  # fmt: skip
+        return norms, errors

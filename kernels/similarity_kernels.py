@@ -1,4 +1,4 @@
-"""Triton kernels of similarity: the best two columns of each row, pairs above a threshold, exact sums of pairs.
+"""Triton kernels of similarity: the best two columns of each row, pairs above a threshold, exact sums, copies.
 
 Legend: M rows and N columns of half precision features, D padded feature width, BM/BN/BK tile sizes. Scores are fp32.
 """
@@ -10,7 +10,7 @@ import triton.language as tl
 from dcfast.kernels.clip_kernels import grouped_block, tile_dot
 
 # Numbers that change from call to call: a machine code for each of their values' kinds would be no faster
-SIZES = ("M", "N", "nbm", "nbn", "per", "capacity", "count_pairs")
+SIZES = ("M", "N", "nbm", "nbn", "per", "capacity", "count_pairs", "count_rows")
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -51,7 +51,7 @@ def select_above(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One tile: pairs that reach their row's threshold, row << 32 | column, to the end of ``keys``.
+    """One tile: pairs that reach their row's threshold, column and row as int32 each, to the end of ``keys``.
 
     ``count`` goes on beyond the capacity, what does not fit is not written. The order is that of the programs' arrival.
     """
@@ -66,10 +66,13 @@ def select_above(
     total = tl.sum(of_row, 0)
     if total > 0:
         base = tl.atomic_add(count, total.to(tl.int64))
-        before = tl.cumsum(of_row, 0) - of_row
-        at = base + before[:, None] + (tl.cumsum(mine, 1) - mine)
-        key = (om.to(tl.int64) << 32)[:, None] | on.to(tl.int64)[None, :]
-        tl.store(keys + at, key, mask=hit & (at < capacity))
+        # places within the tile's part of the list take half of the registers that places in the list would
+        room = tl.minimum(tl.maximum(capacity - base, 0), BM * BN).to(tl.int32)
+        at = (tl.cumsum(of_row, 0) - of_row)[:, None] + (tl.cumsum(mine, 1) - mine)
+        # and halves of keys, the same for a row or a column, fewer than a key for each score
+        place = keys + 2 * base + 2 * at
+        tl.store(place, tl.broadcast_to(on[None, :], (BM, BN)), mask=hit & (at < room))
+        tl.store(place + 1, tl.broadcast_to(om[:, None], (BM, BN)), mask=hit & (at < room))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -101,3 +104,28 @@ def pair_sums(
     acc = tl.sum(tl.reshape(acc, (BC, 2, 4)), 1)
     acc = tl.sum(tl.reshape(acc, (BC, 2, 2)), 1)
     tl.store(out + c, tl.sum(acc, 1), mask=here)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def halve(
+    rows, factor, out, norms, errors, count_rows, width, stride_rows, stride_out,
+    LARGEST: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """out = rows * factor in half precision, 0 beyond its range; squared norms of that and of what rounding took."""
+    om = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    here = om < count_rows
+    scale = tl.load(factor + om, mask=here, other=0.0)
+    norm = tl.zeros((BM,), dtype=tl.float64)
+    error = tl.zeros((BM,), dtype=tl.float64)
+    for k in range(0, width, BK):
+        ok = k + tl.arange(0, BK)
+        mask = here[:, None] & (ok[None, :] < width)
+        v = tl.load(rows + om[:, None] * stride_rows + ok[None, :], mask=mask, other=0).to(tl.float32).to(tl.float64)
+        v = v * scale[:, None]
+        narrow = tl.where(tl.abs(v) <= LARGEST, v, 0.0).to(tl.float32).to(out.dtype.element_ty)
+        tl.store(out + om[:, None] * stride_out + ok[None, :], narrow, mask=mask)
+        kept = narrow.to(tl.float32).to(tl.float64)
+        norm += tl.sum(kept * kept, 1)
+        error += tl.sum((v - kept) * (v - kept), 1)
+    tl.store(norms + om, norm, mask=here)
+    tl.store(errors + om, error, mask=here)

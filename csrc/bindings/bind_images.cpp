@@ -4,6 +4,7 @@
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
+#include "core/images/wide_hash.hpp"
 
 namespace dcfast::bindings {
 namespace {
@@ -17,16 +18,28 @@ Array<T> column_of(const std::vector<Row>& rows, const Get& get) {
   return own_as<T>(std::move(column));
 }
 
-/// status, format, width, height, content hash, perceptual hash and flatness of each image
+/// status, format, width, height, content hash, perceptual hash and flatness of each image; four words of 256-bit hash and
+/// quality of each, or none
 using SignatureArrays = std::tuple<Array<std::uint8_t>, Array<std::uint8_t>, Array<std::uint32_t>, Array<std::uint32_t>, Array<Uid>,
-                                   Array<std::uint64_t>, Array<bool>>;
+                                   Array<std::uint64_t>, Array<bool>, Array<std::uint64_t>, Array<std::uint8_t>>;
 
-SignatureArrays as_arrays(const std::vector<ImageSignature>& signatures) {
+SignatureArrays as_arrays(const std::vector<ImageSignature>& signatures, bool wide) {
   using Signature = ImageSignature;
+  std::vector<std::uint64_t> words;
+  std::vector<std::uint8_t> quality;
+  if (wide) {
+    words.reserve(4 * signatures.size());
+    quality.reserve(signatures.size());
+    for (const Signature& signature : signatures) {
+      words.insert(words.end(), signature.wide.words.begin(), signature.wide.words.end());
+      quality.push_back(signature.wide.quality);
+    }
+  }
   return {column_of<std::uint8_t>(signatures, &Signature::status), column_of<std::uint8_t>(signatures, &Signature::format),
           column_of<std::uint32_t>(signatures, &Signature::width), column_of<std::uint32_t>(signatures, &Signature::height),
           column_of<Uid>(signatures, &Signature::content),         column_of<std::uint64_t>(signatures, &Signature::phash),
-          column_of<bool>(signatures, &Signature::flat)};
+          column_of<bool>(signatures, &Signature::flat),           own(std::move(words)),
+          own(std::move(quality))};
 }
 
 std::span<const std::byte> view_of(const py::bytes& bytes) {
@@ -34,22 +47,23 @@ std::span<const std::byte> view_of(const py::bytes& bytes) {
 }
 
 SignatureArrays image_signatures(const RawText& path, const Input<std::uint64_t, "offsets">& offsets,
-                                 const Input<std::uint64_t, "sizes">& sizes, unsigned threads, bool full) {
+                                 const Input<std::uint64_t, "sizes">& sizes, unsigned threads, bool full, bool wide) {
   return as_arrays(enter_core([&](const Poll& poll) {
-    return member_signatures(path, offsets.view, sizes.view, {.full = full}, threads, poll);
-  }));
+    return member_signatures(path, offsets.view, sizes.view, {.full = full, .wide = wide}, threads, poll);
+  }), wide);
 }
 
 // `images` holds the bytes objects alive, and bytes objects do not change.
-SignatureArrays image_signatures_of(const std::vector<py::bytes>& images, unsigned threads, bool full) {
+SignatureArrays image_signatures_of(const std::vector<py::bytes>& images, unsigned threads, bool full, bool wide) {
   std::vector<std::span<const std::byte>> views;
   views.reserve(images.size());
   for (const py::bytes& image : images) views.push_back(view_of(image));
   return as_arrays(enter_core([&](const Poll& poll) {
     std::vector<ImageSignature> signatures(views.size());
-    parallel_for(views.size(), threads, [&](std::size_t i) { signatures[i] = image_signature(views[i], {.full = full}); }, poll);
+    const ImageOptions options{.full = full, .wide = wide};
+    parallel_for(views.size(), threads, [&](std::size_t i) { signatures[i] = image_signature(views[i], options); }, poll);
     return signatures;
-  }));
+  }), wide);
 }
 
 std::span<const std::uint8_t> borrow_grey(const Array<std::uint8_t>& grey) {
@@ -63,14 +77,38 @@ std::span<const std::uint8_t> borrow_grey(const Array<std::uint8_t>& grey) {
   return {static_cast<const std::uint8_t*>(grey.data()), static_cast<std::size_t>(grey.size())};
 }
 
-std::tuple<std::uint64_t, bool> phash_grey(const Array<std::uint8_t>& grey) {
+CellSums cells_of(const Array<std::uint8_t>& grey) {
   const auto view = borrow_grey(grey);
   constexpr py::ssize_t limit = 0xFFFFFFFF;
   if (grey.shape(0) > limit || grey.shape(1) > limit) throw py::value_error("grey must have sides below 2^32");
   const auto height = static_cast<std::uint32_t>(grey.shape(0));
   const auto width = static_cast<std::uint32_t>(grey.shape(1));
-  const PerceptualHash hash = enter_core([&](const Poll&) { return perceptual_hash(view, width, height); });
+  return enter_core([&](const Poll&) { return cell_sums(view, width, height); });
+}
+
+std::tuple<std::uint64_t, bool> phash_grey(const Array<std::uint8_t>& grey) {
+  const PerceptualHash hash = perceptual_hash(cells_of(grey));
   return {hash.bits, hash.flat};
+}
+
+std::tuple<Array<std::uint64_t>, int> phash256_grey(const Array<std::uint8_t>& grey) {
+  const WideHash hash = wide_hash(cells_of(grey));
+  return {own(std::vector(hash.words.begin(), hash.words.end())), hash.quality};
+}
+
+/// The eight hashes of each, one after another; `words` are four a hash.
+Array<std::uint64_t> hash_variants(const Input<std::uint64_t, "words">& words) {
+  if (words.view.size() % 4 != 0) throw py::value_error(cat("words must be four a hash; got ", words.view.size()));
+  return own(enter_core([&](const Poll&) {
+    std::vector<std::uint64_t> variants;
+    variants.reserve(8 * words.view.size());
+    for (std::size_t i = 0; i < words.view.size(); i += 4) {
+      for (const WideWords& turned : wide_variants({words.view[i], words.view[i + 1], words.view[i + 2], words.view[i + 3]})) {
+        variants.insert(variants.end(), turned.begin(), turned.end());
+      }
+    }
+    return variants;
+  }));
 }
 
 /// (status, grey array); the array is 0 x 0 unless the status is ok. For tests and for looking at what is hashed.
@@ -115,11 +153,14 @@ void bind_images(py::module_& m) {
   m.def("max_scans", &max_scans, "pixels"_a, "The scans that a JPEG of this many pixels may have.");
   m.def("status_names", [] { return texts_of(kImageStatusNames); }, "Names of the numbers in `status`.");
   m.def("format_names", [] { return texts_of(kImageFormatNames); }, "Names of the numbers in `format`.");
-  m.def("image_signatures", &image_signatures, "path"_a, "offsets"_a, "sizes"_a, "threads"_a, "full"_a,
-        "(status, format, width, height, content hash, phash, flat) of members of a file.");
-  m.def("image_signatures_of", &image_signatures_of, "images"_a, "threads"_a, "full"_a,
-        "(status, format, width, height, content hash, phash, flat) of encoded images.");
+  m.def("image_signatures", &image_signatures, "path"_a, "offsets"_a, "sizes"_a, "threads"_a, "full"_a, "wide"_a,
+        "(status, format, width, height, content hash, phash, flat, words, quality) of members of a file.");
+  m.def("image_signatures_of", &image_signatures_of, "images"_a, "threads"_a, "full"_a, "wide"_a,
+        "(status, format, width, height, content hash, phash, flat, words, quality) of encoded images.");
   m.def("phash_grey", &phash_grey, "grey"_a, "(perceptual hash, flat) of grey levels.");
+  m.attr("flat_quality") = kFlatQuality;
+  m.def("phash256_grey", &phash256_grey, "grey"_a, "(four words of the 256-bit hash, quality) of grey levels.");
+  m.def("hash_variants", &hash_variants, "words"_a, "Eight hashes for each, of the image turned and mirrored.");
   m.def("decode_grey", &decode_grey_array, "image"_a, "full"_a, "(status, grey levels).");
   m.attr("max_blur_side") = kMaxBlurSide;
   m.def("blur_boxes", &blurred_boxes, "pixels"_a, "height"_a, "width"_a, "channels"_a, "boxes"_a,

@@ -178,7 +178,25 @@ def sums(d: int, dtype: str) -> None:
     assert np.array_equal(screen.pair_sums(x, y, rows, cols, True).numpy(), lanes(np.square(a - b)))
 
 
-CASES = {f.__name__: f for f in (answers, alone, groups, screens, sums)}
+def halves(d: int, dtype: str, half: str) -> None:
+    """Copies with what they cost, values beyond the range of float16 among them."""
+    screen: Screen = screen_for(CPU) if os.environ.get("TRITON_INTERPRET") == "1" else TorchScreen()
+    random = np.random.default_rng(d)
+    rows = torch.from_numpy(random.normal(size=(37, d)) * 10).to(getattr(torch, dtype))
+    factor = torch.from_numpy(np.exp2(random.integers(-20, 8, 37)))
+    factor[0] = 1e30 if half == "float16" else 1.0
+    out = torch.full((37, d + 5), 3.0, dtype=getattr(torch, half))
+    norms, errors = screen.halved(rows, factor, out)
+    kept, wide = out[:, :d].double(), rows.double() * factor[:, None]
+    assert torch.isfinite(out).all()
+    assert (out[:, d:] == 3).all()
+    assert torch.allclose(norms, kept.square().sum(1), rtol=1e-12)
+    assert torch.allclose(errors, (wide - kept).square().sum(1), rtol=1e-12)
+    # the interpreter truncates to bfloat16 where a GPU rounds to nearest
+    assert (errors[1:].sqrt() <= 2.0**-7 * wide[1:].norm(dim=1) + 1e-6 * d).all()
+
+
+CASES = {f.__name__: f for f in (answers, alone, groups, screens, sums, halves)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -1,4 +1,5 @@
-"""Run as a script, with no GPU: every launch of the losses and of similarity as a GPU of the given capability gets it, but for the run.
+"""Run as a script, with no GPU: every launch of the losses and of similarity as a GPU of the given capability gets it,
+but for the run.
 
 Triton binds the arguments, decides what is constant or aligned, and compiles to machine code; nothing is loaded. Prints
 one JSON object: for each batch the kernels that were compiled for it, as [name, bytes of shared memory].
@@ -66,6 +67,7 @@ def step(rows: int, width: int, dtype: torch.dtype) -> None:
     screen, index = similarity.TritonScreen(), torch.zeros(rows, dtype=torch.int64)
     screen.best_two(image, text)
     screen.above(image, text, torch.zeros(rows), 1000 + rows)
+    screen.halved(image, torch.zeros(rows, dtype=torch.float64), text)
     screen.pair_sums(image, text, index, index, True)
     screen.pair_sums(image, text, index, index, False)
 

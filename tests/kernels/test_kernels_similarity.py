@@ -31,9 +31,15 @@ def test_sums_of_pairs(run: Run, d: int, dtype: str) -> None:
     run("sums", d=d, dtype=dtype)
 
 
+@pytest.mark.parametrize(("dtype", "half"), [("float32", "float16"), ("bfloat16", "bfloat16"), ("int8", "float16")])
+@pytest.mark.parametrize("d", [3, 130])
+def test_copies(run: Run, d: int, dtype: str, half: str) -> None:
+    run("halves", d=d, dtype=dtype, half=half)
+
+
 @pytest.mark.parametrize("metric", ["ip", "cos", "l2"])
 def test_answers(run: Run, metric: str) -> None:
-    run("answers", n=40, m=90, d=24, metric=metric)
+    run("answers", n=33, m=50, d=24, metric=metric)
 
 
 def test_a_wrong_case_is_told(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import dcfast
 import gpu_search_cases as cases
@@ -53,16 +54,21 @@ def test_sums_of_pairs(d: int, dtype: str) -> None:
     cases.sums(d, dtype)
 
 
+@pytest.mark.parametrize(("dtype", "half"), [("float32", "float16"), ("bfloat16", "bfloat16"), ("int8", "float16")])
+def test_copies(dtype: str, half: str) -> None:
+    cases.halves(130, dtype, half)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("spread", [0, 3, 30])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_screened_scores_are_within_the_bound(metric: str, spread: int, dtype: torch.dtype) -> None:
     """Also where norms differ by 2^60 and most of them vanish in float16."""
-    random = np.random.default_rng(spread)
+    random, screen = np.random.default_rng(spread), gpu_screen.TorchScreen()
     x, y = (torch.from_numpy(random.normal(size=(n, 40)) * np.exp2(random.uniform(-spread, spread, (n, 1)))).float()
             for n in (60, 70))  # fmt: skip
-    columns = prepare_columns(y, metric, dtype)
-    ready = prepare_queries(x, columns)
+    columns = prepare_columns(y, metric, dtype, screen)
+    ready = prepare_queries(x, columns, screen)
     scores = cases.exact(x.numpy(), y.numpy(), metric).astype(np.float64)
     screened = ready.values.float() @ columns.copy.values.float().T
     wanted = torch.stack([ready.scaled(torch.from_numpy(column)) for column in scores.T], 1)
@@ -204,3 +210,27 @@ def test_the_cpu_needs_neither_torch_nor_triton() -> None:
         "dcfast.join(x, x, 1.0); assert not {'torch', 'triton'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_gpu_half_needs_no_core(repo_root: Path) -> None:
+    """``bench/gpu.py`` runs from a checkout where nothing is built."""
+    code = (
+        "import sys, types; sys.modules['dcfast._core'] = None;"
+        "face = sys.modules['dcfast.similarity'] = types.ModuleType('dcfast.similarity');"
+        f"face.__path__ = [{str(repo_root / 'python/dcfast/similarity')!r}]; import dcfast.similarity.gpu"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+def test_the_cpu_gives_the_same_bits(metric: str, dtype: torch.dtype) -> None:
+    kind = "int8" if dtype == torch.int8 else "float32"
+    a, b = (torch.from_numpy(x).to(dtype) for x in cases.hard(120, 400, 67, kind))
+    with cases.small_pieces():
+        found = (*gpu.topk(cases.search(a, b, metric), 9, False), *gpu.assign(cases.search(a, b, metric)))
+        threshold = float(found[0][:, 4].median())
+        found += gpu.join(cases.search(a, b, metric), threshold, False, 1 << 20, False)
+    wanted = (*dcfast.topk(a, b, 9, metric=metric), *dcfast.assign(a, b, metric=metric))
+    wanted += tuple(dcfast.join(a, b, threshold, metric=metric))
+    assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))

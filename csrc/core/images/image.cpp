@@ -84,8 +84,13 @@ GreyImage decode_grey(std::span<const std::byte> bytes, ImageOptions options) {
 ImageSignature image_signature(std::span<const std::byte> bytes, ImageOptions options) {
   const GreyImage image = decode_grey(bytes, options);
   PerceptualHash hash;
-  if (image.status == ImageStatus::ok) hash = perceptual_hash(image.grey, image.grey_width, image.grey_height);
-  return {image.status, image.format, image.width, image.height, xxh3_128(bytes), hash.bits, hash.flat};
+  WideHash wide;
+  if (image.status == ImageStatus::ok) {
+    const CellSums cells = cell_sums(image.grey, image.grey_width, image.grey_height);
+    hash = perceptual_hash(cells);
+    if (options.wide) wide = wide_hash(cells);
+  }
+  return {image.status, image.format, image.width, image.height, xxh3_128(bytes), hash.bits, hash.flat, wide};
 }
 
 std::vector<ImageSignature> member_signatures(const std::string& path, std::span<const std::uint64_t> offsets,

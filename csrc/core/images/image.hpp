@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/images/wide_hash.hpp"
 #include "core/system/parallel.hpp"
 #include "core/uids/uid.hpp"
 
@@ -48,8 +49,10 @@ constexpr std::uint64_t max_scans(std::uint64_t pixels) noexcept {
 
 struct ImageOptions {
   /// Decode JPEGs at full scale. Otherwise at the smallest of 1, 1/2, 1/4, 1/8 that leaves the shorter side at
-  /// least kMinSide: faster, with less memory, and as good for the hash, which averages to 32 x 32.
+  /// least kMinSide: faster, with less memory, and as good for the hash, which averages to 32 x 32, or 64 x 64.
   bool full = false;
+  /// Make the 256-bit hash too, of the same cells.
+  bool wide = false;
 };
 inline constexpr std::uint32_t kMinSide = 64;
 
@@ -71,7 +74,7 @@ ImageFormat image_format(std::span<const std::byte> bytes) noexcept;
 /// Throws std::bad_alloc only.
 GreyImage decode_grey(std::span<const std::byte> bytes, ImageOptions options);
 
-/// What decontamination keeps of an image. Where status is not ok: phash 0 and flat, so that nothing matches it.
+/// What decontamination keeps of an image. Where status is not ok: hashes 0, flat and of quality 0, so that nothing matches it.
 struct ImageSignature {
   ImageStatus status = ImageStatus::empty;
   ImageFormat format = ImageFormat::unknown;
@@ -80,6 +83,7 @@ struct ImageSignature {
   Uid content;  // XXH3-128 of the bytes, seed 0; hi and lo as in its canonical (big-endian) form
   std::uint64_t phash = 0;
   bool flat = true;
+  WideHash wide;
 };
 
 ImageSignature image_signature(std::span<const std::byte> bytes, ImageOptions options);

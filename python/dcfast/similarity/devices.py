@@ -21,8 +21,9 @@ def placed(device: Devices, *sides: Rows) -> tuple[str, ...]:
     on = sorted({rows.device for rows in sides} - {"cpu"})
     if len(on) > 1:
         raise ValueError(f"the sides are on {' and '.join(on)}: give both on one GPU")
-    asked = [device] if isinstance(device, str) else [] if device is None else list(device)
-    if not all(isinstance(name, str) for name in asked) or (not asked and device is not None):
+    given = [device] if isinstance(device, str) else device or []
+    asked = [name for name in given if isinstance(name, str)] if isinstance(given, Sequence) else []
+    if device is not None and (not asked or len(asked) != len(given)):
         raise TypeError(f"device must be a name such as 'cuda', or a list of names; got {device!r}: give names")
     if on:
         if asked not in ([], ["cuda"], on):

@@ -39,9 +39,13 @@ def in_order(work: Callable[[int], R], count: int, devices: int) -> Iterator[R]:
     return read_ahead(work, range(count), threads=threads, ahead=threads - 1, name="dcfast-gpu")
 
 
-def _stream(device: torch.device) -> AbstractContextManager[object]:
-    """The caller's stream on a device, to be worked on by other threads: what it waits for, they wait for."""
-    return torch.cuda.stream(torch.cuda.current_stream(device)) if device.type == "cuda" else nullcontext()
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """The caller's stream on a device, on which other threads will work: so they wait for what the caller began."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def _working_on(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 @dataclass
@@ -93,7 +97,7 @@ class Search:
             which = number % len(self._on)
             search, begin = self._on[which], begins[number]
             end = min(self.queries.count, begin + rows)
-            with torch.inference_mode(), self._streams[which]:
+            with torch.inference_mode(), _working_on(self._streams[which]):
                 part = load_part(self.queries, begin, end, search.device, search.metric, self.skips)
                 with self._locks[which]:
                     return work(search, part, begin, end)
@@ -173,7 +177,7 @@ def any_above(search: Search, threshold: float, exclude_self: bool) -> npt.NDArr
     """(n,) bool; ``threshold`` is a float32."""
     lower = search.database.metric == "l2"
     best = row_max(search, False, exclude_self)
-    return best <= threshold if lower else best >= threshold  # type: ignore[return-value]
+    return best <= threshold if lower else best >= threshold
 
 
 def join(
@@ -232,7 +236,7 @@ def group_join(
     def one(number: int) -> list[Tensor]:
         which, (begin, end) = number % len(places), bounds[number]
         place = places[which]
-        with torch.inference_mode(), streams[which]:
+        with torch.inference_mode(), _working_on(streams[which]):
             part = load_part(x, begin, end, place, metric, skips)
             rows = replace(x, source=part.values, count=len(part.values), device=str(place))
             on = DeviceSearch(place, rows, metric, skips, screens[which])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcfast.similarity.gpu_screen import Screen
 from dcfast.similarity.operands import Kind, Metric
 
 DTYPES: dict[Kind, torch.dtype] = {
@@ -28,7 +29,6 @@ DTYPES: dict[Kind, torch.dtype] = {
 DEPTH_ALIGN = 16
 _TOP = 7  # the largest norm of a copy is 2^7: room for the squares in float16, and 2^21 below it
 _TERMS = 3  # float16 numbers that together hold a float64 to 2^-33
-_SLICE = 16384  # rows that are worked on in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def rounded_down(values: Tensor) -> Tensor:
 
 def valid_rows(rows: Tensor, metric: Metric) -> Tensor:
     """(n,) bool: finite, and for "cos" not zero."""
-    usable = torch.isfinite(rows).all(dim=1) if rows.dtype.is_floating_point else rows.new_ones(len(rows), dtype=bool)
+    usable = (
+        torch.isfinite(rows).all(dim=1) if rows.dtype.is_floating_point else rows.new_ones(len(rows), dtype=torch.bool)
+    )
     return usable & (rows != 0).any(dim=1) if metric == "cos" else usable
 
 
@@ -105,34 +107,22 @@ def _scale(squares: Tensor) -> float:
     return 2.0 ** (_TOP - math.ceil(math.log2(top) / 2)) if top > 0 else 1.0
 
 
-def _copied(rows: Tensor, metric: Metric, dtype: torch.dtype, most: float = math.inf) -> Copy:
+def _copied(rows: Tensor, metric: Metric, dtype: torch.dtype, screen: Screen, most: float = math.inf) -> Copy:
     n, width = rows.shape
     padded = -(-(width + _TERMS * (metric == "l2")) // DEPTH_ALIGN) * DEPTH_ALIGN
-    out = torch.zeros(n, padded, dtype=dtype, device=rows.device)
-    norms, errors, squares = torch.zeros(3, n, dtype=torch.float64, device=rows.device)
-    for begin in range(0, n, _SLICE):
-        squares[begin : begin + _SLICE] = rows[begin : begin + _SLICE].double().square_().sum(dim=1)
+    every = torch.arange(n, device=rows.device)
+    squares = screen.pair_sums(rows, rows, every, every, False)
     scale = 1.0 if metric == "cos" else min(_scale(squares), most)
-    for begin in range(0, n, _SLICE):
-        part = slice(begin, begin + _SLICE)
-        wide = rows[part].double()
-        if metric == "cos":
-            wide *= (2.0**_TOP / squares[part].sqrt())[:, None]
-        else:
-            wide *= scale
-        half = wide.to(dtype)
-        half = torch.where(torch.isfinite(half), half, 0)
-        out[part, :width] = half
-        kept = half.double()
-        norms[part] = kept.square().sum(dim=1).sqrt()
-        errors[part] = (wide - kept).square_().sum(dim=1).sqrt()
+    factor = 2.0**_TOP / squares.sqrt() if metric == "cos" else torch.full_like(squares, scale)
+    values = torch.zeros(n, padded, dtype=dtype, device=rows.device)
+    norms, errors = (found.sqrt_() for found in screen.halved(rows, factor, values))
     # float64 sums of so many terms are off by less than this
-    return Copy(out, scale, norms * (1 + 1e-9), errors * (1 + 1e-9), squares)
+    return Copy(values, scale, norms * (1 + 1e-9), errors * (1 + 1e-9), squares)
 
 
-def prepare_columns(rows: Tensor, metric: Metric, dtype: torch.dtype) -> Columns:
-    """A part of a database: valid (m, d) rows, m >= 1.   Memory: 2 bytes a number, and 48 KB a column for a while."""
-    copy = _copied(rows, metric, dtype)
+def prepare_columns(rows: Tensor, metric: Metric, dtype: torch.dtype, screen: Screen) -> Columns:
+    """A part of a database: valid (m, d) rows, m >= 1.   Memory: 2 bytes a number, with torch 0.5 GB for a while."""
+    copy = _copied(rows, metric, dtype, screen)
     half_square = half_error = 0.0
     if metric == "l2":
         left = -0.5 * copy.squares * copy.scale**2
@@ -146,10 +136,10 @@ def prepare_columns(rows: Tensor, metric: Metric, dtype: torch.dtype) -> Columns
     return Columns(copy, metric, tops)
 
 
-def prepare_queries(rows: Tensor, columns: Columns) -> Queries:
+def prepare_queries(rows: Tensor, columns: Columns, screen: Screen) -> Queries:
     """Valid (n, d) rows beside a part of a database.   Memory: as of ``prepare_columns``."""
     metric, dtype, (norm, error, half_square, half_error) = columns.metric, columns.copy.values.dtype, columns.tops
-    copy = _copied(rows, metric, dtype, columns.copy.scale if metric == "l2" else math.inf)
+    copy = _copied(rows, metric, dtype, screen, columns.copy.scale if metric == "l2" else math.inf)
     width = copy.values.shape[1]
     lost = (width + 32) * 2.0**-23  # of a float32 sum, were every addition truncated
     own, off = copy.norms, copy.errors

@@ -1,16 +1,9 @@
-"""Exact scores of pairs on a device: float64 sums in one fixed order, rounded once to float32."""
+"""Exact sums of pairs on a device, float64 in one fixed order, and half precision copies, by torch alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-from dcfast.similarity.operands import Metric
-
-if TYPE_CHECKING:
-    from dcfast.similarity.gpu_screen import Screen
 
 LANES = 16
 """Partial sums: number i of a row goes to lane i % 16, in order; then lanes are added in halves."""
@@ -44,10 +37,23 @@ def pair_sums(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -
     return out
 
 
-def pair_scores(screen: Screen, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, metric: Metric) -> Tensor:
-    """(c,) float32 scores of x[rows] and y[cols], int64 indices of equal length."""
-    scores = screen.pair_sums(x, y, rows, cols, metric == "l2")
-    if metric == "cos":
-        norms = screen.pair_sums(x, x, rows, rows, False).sqrt_()
-        scores /= norms * screen.pair_sums(y, y, cols, cols, False).sqrt_()
-    return scores.float()
+def halved(rows: Tensor, factor: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes rows times factor, rounded, to the first columns of ``out``; what is beyond its range becomes 0.
+
+    Args:
+        rows: (n, d).   factor: (n,) float64.   out: (n, at least d) of half precision.
+    Returns:
+        (n,) float64 squared norms of what was written, and of what rounding took off.
+    """
+    norms, errors = torch.empty(2, len(rows), dtype=torch.float64, device=rows.device)
+    step = max(1, _BYTES // (8 * rows.shape[1]))
+    for begin in range(0, len(rows), step):
+        part = slice(begin, begin + step)
+        wide = rows[part].double() * factor[part, None]
+        half = wide.to(out.dtype)
+        half = torch.where(torch.isfinite(half), half, 0)
+        out[part, : rows.shape[1]] = half
+        kept = half.double()
+        norms[part] = kept.square().sum(dim=1)
+        errors[part] = (wide - kept).square_().sum(dim=1)
+    return norms, errors

@@ -21,7 +21,6 @@ from dcfast.similarity.gpu_operands import (
     rounded_down,
     screening_dtype,
 )
-from dcfast.similarity.gpu_scores import pair_scores
 from dcfast.similarity.gpu_screen import Screen, products
 from dcfast.similarity.gpu_upload import Part, load_part
 from dcfast.similarity.operands import Kind, Metric, Rows
@@ -80,7 +79,7 @@ class DeviceSearch:
             part = load_part(self.rows, begin, min(self.rows.count, begin + step), self.device, self.metric, self.skips)
             if not len(part.values):
                 continue
-            found = Found(part, prepare_columns(part.values, self.metric, dtype))
+            found = Found(part, prepare_columns(part.values, self.metric, dtype, self.screen))
             if step >= self.rows.count:
                 kept.append(found)
             yield found
@@ -107,14 +106,19 @@ class DeviceSearch:
             waiting += [(b, min(end, b + size)) for b in range(begin, end, size)][::-1]
 
     def _scores(self, x: Tensor, found: Found, rows: Tensor, cols: Tensor) -> Tensor:
-        return pair_scores(self.screen, x, found.part.values, rows, cols, self.metric)
+        """(c,) float32 scores, float64 sums rounded once."""
+        y, sums = found.part.values, self.screen.pair_sums
+        scores = sums(x, y, rows, cols, self.metric == "l2")
+        if self.metric == "cos":
+            scores /= sums(x, x, rows, rows, False).sqrt_() * sums(y, y, cols, cols, False).sqrt_()
+        return scores.float()
 
     def best(self, queries: Part, kind: Kind) -> tuple[Tensor, Tensor]:
         """(scores, indices) of the best row of the database; -1 and the worst score where there is none."""
         score = torch.full((len(queries.values),), -math.inf, device=self.device)
         index = torch.full((len(queries.values),), -1, dtype=torch.int64, device=self.device)
         for found in self._parts(kind) if len(queries.values) else ():
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             high, place, following = self.screen.best_two(ready.values, found.columns.copy.values)
             # where the next best is too near, both are scored, and whatever else is as near
             near = ~(high.double() - following.double() > 2 * ready.bound)
@@ -142,11 +146,11 @@ class DeviceSearch:
         n = len(queries.values)
         keys = torch.full((n, k), _NOTHING, dtype=torch.int64, device=self.device)
         for found in self._parts(kind) if n else ():
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             width = len(found.part.values)
             first = min(width, max(_FIRST, 4 * k))
             floor = self._floor(ready, found, first, k + exclude_self)
-            begin, end = 0, min(width, 8 * first)
+            begin, end = 0, min(width, 2 * first)
             while begin < width:
                 worst = unpacked(keys[:, -1])[0].double() * self.sign
                 limit = torch.maximum(floor, rounded_down(ready.scaled(worst) - ready.bound))
@@ -212,7 +216,7 @@ class DeviceSearch:
                 if begin == len(found.part.index):
                     continue
                 found = self._slice(found, begin, len(found.part.index))
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             limit = rounded_down(ready.scaled(threshold) - ready.bound)
             for rows, cols in self._candidates(ready.values, found, limit):
                 scores = self._scores(queries.values, found, rows, cols)

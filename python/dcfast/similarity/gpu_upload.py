@@ -68,5 +68,5 @@ def _pinned(size: int) -> Tensor:
 def _stream(device: torch.device) -> torch.cuda.Stream:
     streams: dict[torch.device, torch.cuda.Stream] = _own.__dict__.setdefault("streams", {})
     if device not in streams:
-        streams[device] = torch.cuda.Stream(device)
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return streams[device]

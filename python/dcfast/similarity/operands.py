@@ -130,7 +130,7 @@ def as_rows(values: object, name: str) -> Rows:
         if values.__dlpack_device__()[0] == _DLPACK_CUDA:
             import torch
 
-            return as_rows(torch.from_dlpack(values), name)
+            return as_rows(torch.utils.dlpack.from_dlpack(values), name)
         source = np.from_dlpack(values)  # type: ignore[arg-type]
         kind = _kind(source.dtype.name, name)
     elif isinstance(values, Blocks):
