@@ -1,6 +1,5 @@
 #include "core/similarity/centroid_sums.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 
@@ -11,7 +10,6 @@
 namespace dcfast {
 namespace {
 
-constexpr std::size_t kColumns = 128;  // of all rows, one piece of work: no two threads add to one sum
 constexpr float kOne = 1 << CentroidSums::kFractionBits;
 
 bool add_whole(const float* values, std::int64_t* sums, std::size_t count) {
@@ -61,13 +59,15 @@ bool CentroidSums::add(std::span<const float> points, std::span<const std::int64
     ++counts_[static_cast<std::size_t>(label)];
   }
   const bool wide = have_avx2();
+  const std::size_t shares = resolve_threads(threads);
   std::atomic<bool> within{true};
-  parallel_for((width_ + kColumns - 1) / kColumns, threads, [&](std::size_t strip) {
-    const std::size_t begin = strip * kColumns, count = std::min(width_ - begin, kColumns);
+  // Each share of the clusters has one thread, so that no two add to one sum. Rows are added whole: strips of columns
+  // would be read with strides that caches are slow at.
+  parallel_for(shares, threads, [&](std::size_t share) {
     bool all = true;
     for (std::size_t row = 0; row < labels.size(); ++row) {
-      std::int64_t* const sums = sums_.data() + static_cast<std::size_t>(labels[row]) * width_ + begin;
-      all &= add_row(points.data() + row * width_ + begin, sums, count, wide);
+      const auto label = static_cast<std::size_t>(labels[row]);
+      if (label % shares == share) all &= add_row(points.data() + row * width_, sums_.data() + label * width_, width_, wide);
     }
     if (!all) within.store(false, std::memory_order_relaxed);
   }, poll);
