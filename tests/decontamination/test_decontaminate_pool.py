@@ -245,9 +245,7 @@ def test_models_are_held_against_the_signatures(place: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"by dcfast-tiny is not known; give --min-score dcfast-tiny=X"):
         compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=[one], **how)
     how["min_score"] = {"dcfast-tiny": 0.99999}
-    with pytest.raises(
-        PoolError, match=r"no signature file has descriptors of ViT-B-32 \(dcfast-tiny\); give dcfast"
-    ):
+    with pytest.raises(PoolError, match=r"no signature file has descriptors of ViT-B-32 \(dcfast-tiny\); give dcfast"):
         compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=["ViT-B-32:openai"], **how)
     with pytest.raises(PoolError, match=r"descriptor dcfast-tiny has weights of SHA-256 .*; the sets were signed by"):
         compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=[two], **how)

@@ -328,7 +328,9 @@ def test_a_table_of_another_type_is_named(copy: Path, whole: tuple[Path, Setting
     table = pq.read_table(path)
     distances = pa.array(["far"] * table.num_rows)
     pq.write_table(table.set_column(table.schema.get_field_index("distance"), "distance", distances), path)
-    with pytest.raises(CorruptDataError, match=r"contamination\.parquet: distance: expected a whole number or null; got 'far'"):
+    with pytest.raises(
+        CorruptDataError, match=r"contamination\.parquet: distance: expected a whole number or null; got 'far'"
+    ):
         remade(copy, whole[1])
 
 
