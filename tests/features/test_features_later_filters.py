@@ -36,7 +36,7 @@ def test_a_study_knows_them_by_name() -> None:
 
 
 def test_all_of_them_in_the_world(tmp_path: Path) -> None:
-    text = " & ".join(LATER_FILTERS.values())
+    text = " & ".join(text for text in LATER_FILTERS.values() if "{" not in text)  # the others draw, by seed and total
     settings = Settings(world=WORLD, filter=text, train=False, device="cpu")
     summary = run(tmp_path / "run", settings, last="filter")["filter"]
     made = Run(tmp_path / "run", settings)
