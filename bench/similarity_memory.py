@@ -48,7 +48,7 @@ class MadeRows:
 def child(count: int) -> None:
     import dcfast
 
-    found = dcfast.topk(MadeRows(count), MadeRows(DATABASE)[0:DATABASE], K, threads=2)
+    found = dcfast.topk(MadeRows(count), MadeRows(DATABASE)[0:DATABASE], K, metric="l2", threads=2)
     # the first queries are the database's own rows
     own = found.indices[: min(count, DATABASE), 0]
     print(json.dumps({"right": bool((own == np.arange(len(own))).all()), "rows": len(found.scores)}))
