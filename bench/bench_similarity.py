@@ -1,7 +1,8 @@
 """Top-1, top-10 and a join by threshold, exact, beside faiss IndexFlatIP and the product alone.
 
 Rows of unit length in clusters, so that each query has ten hits and more, with pairs planted within 1e-6 of the
-threshold on both sides. Both sides have the same threads. DCFAST_ISA=avx2 with OPENBLAS_CORETYPE=Haswell holds all to AVX2.
+threshold on both sides. Both sides have the same threads. DCFAST_ISA=avx2 with OPENBLAS_CORETYPE=Haswell holds all to
+AVX2.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ CONTENTS = {
     "Begin": ("first_pool", "install", "coming_from", "import", "cluster"),
     "The workflow": ("filters", "dedup", "features", "training", "evaluation", "study", "report", "world"),
     "Look inside": ("status", "inspect", "pool_index", "calibration"),
-    "Reference": ("options", "errors", "formats", "limits", "loss", "kernels", "plugins", "api", "versions"),
+    "Reference": ("options", "errors", "formats", "limits", "similarity", "loss", "kernels", "plugins", "api", "versions"),
     "The house": ("architecture", "CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
 API = {

@@ -39,7 +39,8 @@ class TritonScreen:
         # few blocks of rows: columns are shared out too, so that every multiprocessor has work
         per = blocks(nbn, min(nbn, max(1, 2 * workers(o.device) // nbm)))
         splits = blocks(nbn, per)
-        first, second = torch.empty(2, splits, o.rows, dtype=torch.float32, device=o.device)
+        # arrays of their own: parts of one would be aligned or not by the number of rows, each a machine code more
+        first, second = (torch.empty(splits, o.rows, dtype=torch.float32, device=o.device) for _ in range(2))
         place = torch.empty(splits, o.rows, dtype=torch.int32, device=o.device)
         with on_device(first):
             similarity_kernels.select_best[(nbm * splits,)](
@@ -83,7 +84,7 @@ class TritonScreen:
     def halved(self, rows: Tensor, factor: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Rows times factor in half precision, to the first columns of out; squared norms, of it and of its errors."""
         rows = rows if rows.stride(1) == 1 else rows.contiguous()
-        norms, errors = torch.empty(2, len(rows), dtype=torch.float64, device=rows.device)
+        norms, errors = (torch.empty(len(rows), dtype=torch.float64, device=rows.device) for _ in range(2))
         if len(rows):
             with on_device(norms):
                 similarity_kernels.halve[(blocks(len(rows), 16),)](

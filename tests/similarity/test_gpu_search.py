@@ -107,6 +107,17 @@ def test_magnitudes_and_their_exception() -> None:
     assert np.array_equal(found, np.abs(cases.exact(a, b, "ip")).max(1))
 
 
+def test_empty_sides() -> None:
+    a, b = cases.hard(5, 7, 8, "float32")
+    assert gpu.any_above(cases.search(a, b[:0]), -9.0, False).tolist() == [False] * 5
+    assert gpu.any_above(cases.search(a[:1], a[:1]), -9.0, True).tolist() == [False]
+    assert gpu.any_above(cases.search(a[:0], b), -9.0, False).shape == (0,)
+    for left, right in ((a, b[:0]), (a[:0], b), (a[:0], b[:0])):
+        assert [len(field) for field in gpu.join(cases.search(left, right), -9.0, False, 10, False)] == [0, 0, 0]
+    indices, scores = gpu.assign(cases.search(a[:0], b))
+    assert (indices.dtype, scores.dtype, len(indices)) == (np.int64, np.float32, 0)
+
+
 def test_too_many_pairs() -> None:
     x, _ = cases.hard(300, 1, 8, "float32")
     with cases.small_pieces(), pytest.raises(ValueError, match="more than max_pairs=1000 pairs reach the threshold -9"):

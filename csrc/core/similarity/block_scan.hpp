@@ -7,20 +7,9 @@
 #include <vector>
 
 #include "core/similarity/score_bounds.hpp"
+#include "core/similarity/search_task.hpp"
 
 namespace dcfast {
-
-/// What both sides of a search are, and where they lie in larger ones.
-struct SearchTask {
-  EmbeddingRows queries;
-  const PackedDatabase* database = nullptr;
-  Metric metric = Metric::ip;
-  bool magnitudes = false;      // "ip" and "cos": the score without its sign
-  bool exclude_self = false;    // leave out pairs of one index
-  std::int64_t query_base = 0;  // index of the first query and of the database's first row, for exclude_self
-  std::int64_t database_base = 0;
-  unsigned threads = 0;
-};
 
 /// Rows of queries that are scanned together: their codes fill half of a second-level cache, and every thread has some.
 inline std::size_t rows_a_block(const SearchTask& task) {
@@ -29,6 +18,10 @@ inline std::size_t rows_a_block(const SearchTask& task) {
   const std::size_t even = (task.queries.count + threads - 1) / threads;
   return std::max<std::size_t>(2 * kRowPanel, std::min({cached, even, std::size_t{512}}) / (2 * kRowPanel) * (2 * kRowPanel));
 }
+
+/// What an exact score costs, in products of narrow codes; and what a hit costs that is kept for later.
+inline std::size_t exact_cost(std::size_t width) { return 14 * width; }
+inline constexpr std::size_t kHitCost = 600;
 
 /// The scales of a database's columns, those of wide codes made when first asked for, by whichever thread.
 class LazyScales {
@@ -54,14 +47,15 @@ class BlockScan {
   explicit BlockScan(const SearchTask& task) : task_(task) {}
 
   /// Calls thresholds(strip bounds) before each strip, which fills `threshold`; then take(row, column, value, bound) for each
-  /// hit that may count, and done(strip) after it, which returns the number of hits so far that were of no use and whether
-  /// to go on. Where there are too many of them, the scan goes on with wide codes.
+  /// hit that may count, and done(strip) after it, which returns what hits of no use have cost so far, in products of narrow
+  /// codes, and whether to go on. Where that is more than the scan itself, it goes on with wide codes.
   template <typename Thresholds, typename Take, typename Done>
   void run(std::size_t begin, std::size_t end, LazyScales& scales, const Thresholds& thresholds, const Take& take, const Done& done) {
     CodeWidth width = task_.database->is_coarse() ? CodeWidth::wide : CodeWidth::narrow;
     encode(begin, end, width);
     hits.resize(rows.padded * kStrip);
     const std::size_t strips = scales.of(CodeWidth::narrow).strips.size();
+    std::size_t next_look = 16, last_look = 0, wasted_before = 0;
     for (std::size_t strip = 0; strip < strips; ++strip) {
       const ColumnScales& columns = scales.of(width);
       thresholds(columns.strips[strip]);
@@ -77,13 +71,19 @@ class BlockScan {
         }
         take(hits[h].row, column, hits[h].value, row_scales.bound(hits[h].row, columns.strips[strip]));
       }
-      const auto [useless, go_on] = done(strip);
+      const auto [wasted, go_on] = done(strip);
       if (!go_on) return;
-      // a hit of no use costs as much as twenty products by codes
-      if (width == CodeWidth::narrow && strip >= 16 && useless > (strip + 1) * kStrip * rows.count / 20) {
-        task_.database->set_coarse();
-        width = CodeWidth::wide;
-        encode(begin, end, width);
+      if (width == CodeWidth::narrow && strip + 1 == next_look) {
+        // little is known of the best at first, and more hits are natural
+        const std::size_t scan_cost = (next_look - last_look) * kStrip * rows.count * task_.queries.width * (strip < 64 ? 2 : 1);
+        if (wasted - wasted_before > scan_cost) {
+          task_.database->set_coarse();
+          width = CodeWidth::wide;
+          encode(begin, end, width);
+        }
+        wasted_before = wasted;
+        last_look = next_look;
+        next_look *= 2;
       }
     }
   }

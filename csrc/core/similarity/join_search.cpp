@@ -1,5 +1,9 @@
 #include "core/similarity/join_search.hpp"
 
+#include <bit>
+
+#include "core/similarity/block_scan.hpp"
+
 namespace dcfast {
 namespace {
 
@@ -76,13 +80,6 @@ class Join {
   std::vector<Pair> waiting_;
 };
 
-void set_thresholds(BlockScan& scan, const std::vector<float>& floors, const ColumnScales::Bounds& strip) {
-  for (std::size_t r = 0; r < scan.rows.padded; ++r) {
-    const float bound = r < scan.rows.count && floors[r] < kInfinite ? scan.row_scales.bound(r, strip) : 0;
-    scan.threshold[r] = bound < kInfinite ? floors[r] - bound : -kInfinite;
-  }
-}
-
 }  // namespace
 
 ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std::uint64_t max_pairs, const Poll& poll) {
@@ -107,16 +104,16 @@ ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std
       [&](const ColumnScales::Bounds& strip) {
         if (!started) join.start(begin, scan);
         started = true;
-        set_thresholds(scan, join.floors, strip);
+        scan.row_scales.lower(join.floors, strip, scan.threshold);
       },
       [&](std::size_t r, std::size_t column, float, float) { join.add(r, column); },
       [&](std::size_t strip) {
         if (strip % 64 == 0) check();
-        if (join.is_due() || strip == 16) {
+        if (join.is_due() || (strip >= 15 && std::has_single_bit(strip + 1))) {
           join.settle(scan);
           report();
         }
-        return std::pair(join.useless, !is_full.load(std::memory_order_relaxed));
+        return std::pair(join.useless * exact_cost(task.queries.width), !is_full.load(std::memory_order_relaxed));
       });
     join.settle(scan);
     report();
@@ -161,7 +158,7 @@ void any_search(const SearchTask& task, float threshold, std::span<std::uint8_t>
           }
         }
         started = true;
-        set_thresholds(scan, join.floors, strip);
+        scan.row_scales.lower(join.floors, strip, scan.threshold);
       },
       [&](std::size_t r, std::size_t column, float, float) {
         if (join.floors[r] == kInfinite) return;
@@ -175,7 +172,7 @@ void any_search(const SearchTask& task, float threshold, std::span<std::uint8_t>
       },
       [&](std::size_t strip) {
         if (strip % 64 == 0) check();
-        return std::pair(join.useless, open > 0);
+        return std::pair(join.useless * exact_cost(task.queries.width), open > 0);
       });
   }, poll);
 }

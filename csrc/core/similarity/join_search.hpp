@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "core/similarity/block_scan.hpp"
+#include "core/similarity/search_task.hpp"
 
 namespace dcfast {
 

@@ -17,33 +17,25 @@ constexpr double kWideLargest = 32767.0;
 // and 255. Rounding lengthens a part by sqrt(32) / 2 < 3.
 constexpr double kQueryLargest = 63.0, kQueryPart = 127.0 - 3.0;
 constexpr double kColumnLargest = 127.0, kColumnPart = 255.0 - 3.0;
-constexpr double kRound = 0x1.8p52;  // added and taken away: rounds to a whole number
 // Beyond these a scale or a score might leave the range of floats.
 constexpr double kShortest = 1e-12, kLongest = 1e12;
 
 std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
 
-double scale_for(std::span<const double> x, double norm, Side side, CodeWidth width) {
-  double largest = 0;
-  for (const double value : x) largest = std::max(largest, std::abs(value));
-  if (largest == 0) return 0;
-  if (width == CodeWidth::wide) {
-    return std::min((kWideLength - 1 - std::sqrt(static_cast<double>(x.size())) / 2) / norm, kWideLargest / largest);
-  }
-  double longest = 0;  // square of the longest part that goes into one lane: of each quad its first or its last two
-  for (std::size_t chunk = 0; chunk < x.size(); chunk += 4 * kChunkQuads) {
-    const std::size_t end = std::min(x.size(), chunk + 4 * kChunkQuads);
-    double parts[2] = {0, 0};
-    for (std::size_t i = chunk; i < end; ++i) parts[(i >> 1) & 1] += x[i] * x[i];
-    longest = std::max({longest, parts[0], parts[1]});
+double scale_for(const double* x, std::size_t width, double norm, Side side, CodeWidth code_width) {
+  const RowShape shape = select_kernels().shape(x, width);
+  if (code_width == CodeWidth::wide) {
+    return std::min((kWideLength - 1 - std::sqrt(static_cast<double>(width)) / 2) / norm, kWideLargest / shape.largest);
   }
   const bool is_query = side == Side::queries;
-  return std::min((is_query ? kQueryPart : kColumnPart) / std::sqrt(longest), (is_query ? kQueryLargest : kColumnLargest) / largest);
+  return std::min((is_query ? kQueryPart : kColumnPart) / std::sqrt(shape.longest_part),
+                  (is_query ? kQueryLargest : kColumnLargest) / shape.largest);
 }
 
 struct Buffers {
   std::vector<double> values;
   std::vector<std::int16_t> codes;
+  std::vector<std::byte> bytes;
 };
 
 /// Codes of row r of `out`, in buffers.codes; its scale, error, norm and state.
@@ -64,43 +56,50 @@ void encode_row(const EmbeddingRows& rows, std::size_t source, Side side, std::s
     out.error[r] = std::numeric_limits<double>::infinity();
     return;
   }
-  const double to_codes = scale_for({x, width}, norm, side, out.width), scale = 1 / to_codes;
-  double rest = 0;
-  for (std::size_t i = 0; i < width; ++i) {
-    const double code = (x[i] * to_codes + kRound) - kRound;
-    const double lost = x[i] - code * scale;
-    rest += lost * lost;
-    codes[i] = static_cast<std::int16_t>(code);
-  }
+  const double to_codes = scale_for(x, width, norm, side, out.width), scale = 1 / to_codes;
+  const double rest = kernels.encode(x, width, to_codes, scale, codes);
   out.scale[r] = scale;
   out.error[r] = std::sqrt(rest) * (1 + 1e-6);
 }
 
-void store_row(std::size_t r, Side side, const Buffers& buffers, PackedRows& out) {
-  const std::size_t panel_rows = side == Side::queries ? kRowPanel : kColumnPanel;
-  std::byte* const panel = out.codes + r / panel_rows * out.panel_bytes(side);
-  const std::size_t lane = r % panel_rows, stride = 4 * panel_rows;
-  const bool narrow = out.width == CodeWidth::narrow, chunked = narrow && side == Side::database;
+/// Puts each step's 4 bytes where the loops want them.
+void scatter(const std::byte* from, std::size_t steps, std::byte* to, std::size_t stride) {
+  for (std::size_t step = 0; step < steps; ++step) std::memcpy(to + step * stride, from + 4 * step, 4);
+}
+
+void store_narrow_column(std::size_t r, Buffers& buffers, std::byte* to, PackedRows& out) {
+  constexpr std::size_t stride = 4 * kColumnPanel;
+  const std::int16_t* codes = buffers.codes.data();
   std::int32_t total = 0;
-  for (std::size_t step = 0; step < out.steps; ++step) {
-    const std::size_t chunks = chunked ? step / kChunkQuads + 1 : 0;
-    std::byte* const to = panel + (step + chunks) * stride + 4 * lane;
-    if (!narrow) {
-      std::memcpy(to, buffers.codes.data() + 2 * step, 4);
-      continue;
-    }
-    const int offset = side == Side::queries ? kQueryOffset : 0;
-    for (std::size_t e = 0; e < 4; ++e) to[e] = static_cast<std::byte>(buffers.codes[4 * step + e] + offset);
-    if (!chunked || step % kChunkQuads != 0) continue;
+  for (std::size_t step = 0; step < out.steps; step += kChunkQuads, codes += 4 * kChunkQuads) {
     std::int32_t parts[2] = {0, 0};
-    for (std::size_t e = 0; e < 4 * kChunkQuads; ++e) parts[(e >> 1) & 1] += buffers.codes[4 * step + e];
+    for (std::size_t quad = 0; quad < kChunkQuads; ++quad) {
+      parts[0] += codes[4 * quad] + codes[4 * quad + 1];
+      parts[1] += codes[4 * quad + 2] + codes[4 * quad + 3];
+    }
     total += parts[0] + parts[1];
     for (std::size_t half = 0; half < 2; ++half) {
       const auto wrapped = static_cast<std::uint16_t>(-kQueryOffset * parts[half]);
-      std::memcpy(to - stride + 2 * half, &wrapped, 2);
+      std::memcpy(to + 2 * half, &wrapped, 2);
     }
+    scatter(buffers.bytes.data() + 4 * step, kChunkQuads, to + stride, stride);
+    to += (kChunkQuads + 1) * stride;
   }
-  if (chunked) out.sums[r] = total;
+  out.sums[r] = total;
+}
+
+void store_row(std::size_t r, Side side, Buffers& buffers, PackedRows& out) {
+  const std::size_t panel_rows = side == Side::queries ? kRowPanel : kColumnPanel;
+  std::byte* const to = out.codes + r / panel_rows * out.panel_bytes(side) + 4 * (r % panel_rows);
+  if (out.width == CodeWidth::wide) {
+    scatter(reinterpret_cast<const std::byte*>(buffers.codes.data()), out.steps, to, 4 * panel_rows);
+    return;
+  }
+  const int offset = side == Side::queries ? kQueryOffset : 0;
+  buffers.bytes.resize(4 * out.steps);
+  for (std::size_t i = 0; i < buffers.bytes.size(); ++i) buffers.bytes[i] = static_cast<std::byte>(buffers.codes[i] + offset);
+  if (side == Side::queries) scatter(buffers.bytes.data(), out.steps, to, 4 * panel_rows);
+  else store_narrow_column(r, buffers, to, out);
 }
 
 }  // namespace

@@ -3,12 +3,13 @@
 //
 // key: the score itself for "ip" and "cos"; for "l2" 2 x.y - |y|^2, which is |x|^2 less the squared distance.
 // With x' and y' for what the codes say: |x.y - x'.y'| <= |x| |y - y'| + |x - x'| |y'|, and |y'| <= |y| + |y - y'|.
-// What floats lose is less than 1e-6 of the largest value in the sum; so is the rounding of a score to float, in whose ties
+// What floats lose is less than 1e-6 of the largest value in the sum (the bounds themselves are raised by 1e-5); so is the rounding of a score to float, in whose ties
 // the lower index has to be found.
 #pragma once
 
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "core/similarity/packed_rows.hpp"
@@ -31,13 +32,15 @@ struct ColumnScales {
       if (!usable) continue;
       const double unit = metric == Metric::cos ? 1 / norm : 1;
       scale[c] = std::isfinite(columns.error[c]) ? static_cast<float>(columns.scale[c] * unit) : 0;
-      strip.error = std::max(strip.error, columns.error[c] * unit);
-      strip.length = std::max(strip.length, norm * unit);
+      strip.error = std::max(strip.error, static_cast<float>(columns.error[c] * unit));
+      strip.length = std::max(strip.length, static_cast<float>(std::min(norm, 1e36) * unit));
     }
   }
 
   struct Bounds {
-    double error = 0, length = 0;
+    float error = 0, length = 0;
+    float reach() const noexcept { return length + error; }
+    float lost() const noexcept { return 1e-6F * length * length; }
   };
   std::vector<float> scale, bias;
   std::vector<Bounds> strips;
@@ -47,31 +50,42 @@ struct ColumnScales {
 struct RowScales {
   void set(const PackedRows& rows, Metric metric) {
     scale.assign(rows.padded, 0);
-    length.assign(rows.padded, 0);
-    error.assign(rows.padded, 0);
     square.assign(rows.padded, 0);
-    is_l2 = metric == Metric::l2;
+    length_.assign(rows.padded, 0);
+    error_.assign(rows.padded, 0);
+    lost_.assign(rows.padded, 0);
+    is_l2_ = metric == Metric::l2;
     for (std::size_t r = 0; r < rows.padded; ++r) {
-      const double unit = metric == Metric::cos ? (rows.norm[r] > 0 ? 1 / rows.norm[r] : 0) : is_l2 ? 2 : 1;
+      const double unit = metric == Metric::cos ? (rows.norm[r] > 0 ? 1 / rows.norm[r] : 0) : is_l2_ ? 2 : 1;
+      const double norm = std::min(rows.norm[r], 1e36);
       if (std::isfinite(rows.error[r])) scale[r] = static_cast<float>(rows.scale[r] * unit);
-      length[r] = rows.norm[r] * unit;
-      error[r] = rows.error[r] * unit;
-      square[r] = is_l2 ? rows.norm[r] * rows.norm[r] : 0;
+      length_[r] = static_cast<float>(norm * unit);
+      error_[r] = static_cast<float>(rows.error[r] * unit);
+      square[r] = is_l2_ ? rows.norm[r] * rows.norm[r] : 0;
+      lost_[r] = static_cast<float>(std::min(kFloatLoss * square[r], 1e36));
     }
   }
 
-  /// How far a key by codes is from the exact one at most, for row r and a strip; infinite where nothing is known.
+  /// How far a key by codes is from the exact one at most, for row r and a strip; infinite or NaN where nothing is known.
   float bound(std::size_t r, const ColumnScales::Bounds& strip) const noexcept {
-    const double reach = strip.length + strip.error;
-    double lost = length[r] * strip.error + error[r] * reach + kFloatLoss * length[r] * reach;
-    if (is_l2) lost += kFloatLoss * (square[r] + strip.length * strip.length);
-    // lengths of 0 beside an infinite error give NaN
-    return lost < 1e30 ? static_cast<float>(lost * (1 + 1e-6)) : kInfinite;
+    const float reach = strip.reach();
+    return (length_[r] * (strip.error + 1e-6F * reach) + error_[r] * reach + lost_[r] + (is_l2_ ? strip.lost() : 0.0F)) * 1.00001F;
+  }
+
+  /// threshold[r] = floors[r] less the bound: a hit is what is not below it, so a NaN is one.
+  void lower(std::span<const float> floors, const ColumnScales::Bounds& strip, std::span<float> threshold) const noexcept {
+    const float reach = strip.reach(), error = strip.error + 1e-6F * reach, lost = is_l2_ ? strip.lost() : 0.0F;
+    for (std::size_t r = 0; r < threshold.size(); ++r) {
+      threshold[r] = floors[r] - (length_[r] * error + error_[r] * reach + lost_[r] + lost) * 1.00001F;
+    }
   }
 
   std::vector<float> scale;
-  std::vector<double> length, error, square;
-  bool is_l2 = false;
+  std::vector<double> square;
+
+ private:
+  std::vector<float> length_, error_, lost_;
+  bool is_l2_ = false;
 };
 
 /// The exact score of one query against rows of the database.

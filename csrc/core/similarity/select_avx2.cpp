@@ -1,7 +1,7 @@
 // Compiled with -mavx2 -mfma -mf16c -ffp-contract=off.
 #include <immintrin.h>
 
-#include "core/similarity/exact_loop.hpp"
+#include "core/similarity/encode_loop.hpp"
 #include "core/similarity/select_kernels.hpp"
 
 namespace dcfast::avx2 {
@@ -104,6 +104,6 @@ std::size_t strip(const Strip& s) {
 
 }  // namespace
 
-const SelectKernels select_kernels{"avx2", to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
+const SelectKernels select_kernels{"avx2", row_shape, encode_row, to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
 
 }  // namespace dcfast::avx2

@@ -3,6 +3,6 @@
 
 namespace dcfast::avx512 {
 
-const SelectKernels select_kernels{"avx512", to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
+const SelectKernels select_kernels{"avx512", row_shape, encode_row, to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
 
 }  // namespace dcfast::avx512

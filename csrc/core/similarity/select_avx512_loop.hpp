@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "core/similarity/exact_loop.hpp"
+#include "core/similarity/encode_loop.hpp"
 #include "core/similarity/select_kernels.hpp"
 
 namespace {

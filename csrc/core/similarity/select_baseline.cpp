@@ -1,5 +1,5 @@
 // Plain loops: SSE2's integer products where the compiler's baseline has them, scalar ones elsewhere.
-#include "core/similarity/exact_loop.hpp"
+#include "core/similarity/encode_loop.hpp"
 #include "core/similarity/select_kernels.hpp"
 #ifdef __SSSE3__
 #include <immintrin.h>
@@ -88,6 +88,6 @@ std::size_t strip(const Strip& s) {
 
 }  // namespace
 
-const SelectKernels select_kernels{"baseline", to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
+const SelectKernels select_kernels{"baseline", row_shape, encode_row, to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
 
 }  // namespace dcfast::baseline

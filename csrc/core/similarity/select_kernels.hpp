@@ -44,8 +44,17 @@ struct Strip {
   Hit* hits;                   // room for all
 };
 
+/// Of a row: its largest magnitude, and the largest sum of squares of what goes into one 16-bit lane: of each four elements
+/// of a chunk the first two, or the last two.
+struct RowShape {
+  double largest, longest_part;
+};
+
 struct SelectKernels {
   const char* name;
+  RowShape (*shape)(const double* x, std::size_t width);
+  /// codes = x * to_codes, rounded to the nearest; returns the sum of squares of what x is off by (codes * scale).
+  double (*encode)(const double* x, std::size_t width, double to_codes, double scale, std::int16_t* codes);
   void (*to_double)(const std::byte* row, Kind kind, std::size_t width, double* out);
   double (*dot)(const double* x, const std::byte* y, Kind kind, std::size_t width);
   double (*squared_distance)(const double* x, const std::byte* y, Kind kind, std::size_t width);

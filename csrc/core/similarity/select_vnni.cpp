@@ -3,6 +3,6 @@
 
 namespace dcfast::vnni {
 
-const SelectKernels select_kernels{"vnni", to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
+const SelectKernels select_kernels{"vnni", row_shape, encode_row, to_double, exact_score<false>, exact_score<true>, strip<false>, strip<true>};
 
 }  // namespace dcfast::vnni

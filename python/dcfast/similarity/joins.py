@@ -104,13 +104,13 @@ def any_above(
     rows, prepared = as_rows(queries, "queries"), as_database(database, metric, "database", invalid)
     check_sides(rows, prepared.rows)
     limit = _threshold(threshold)
-    if prepared.rows.count <= bool(exclude_self):
-        return restore(np.zeros(rows.count, np.bool_), as_torch=rows.is_torch)  # type: ignore[return-value]
     if devices := placed(device, rows, prepared.rows):
         from dcfast.similarity import gpu
 
-        search = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
-        return gpu.any_above(search, float(limit), exclude_self)
+        on_gpus = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
+        return gpu.any_above(on_gpus, float(limit), exclude_self)
+    if prepared.rows.count <= bool(exclude_self):
+        return restore(np.zeros(rows.count, np.bool_), as_torch=rows.is_torch)  # type: ignore[return-value]
     search = cpu.Search(rows, prepared, check_invalid(invalid), thread_count(threads), progress)
     return restore(cpu.any_above(search, float(limit), exclude_self), as_torch=rows.is_torch)  # type: ignore[return-value]
 

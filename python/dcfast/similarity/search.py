@@ -130,8 +130,8 @@ def row_max(
     if devices := placed(device, rows, prepared.rows):
         from dcfast.similarity import gpu
 
-        search = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
-        return gpu.row_max(search, absolute, exclude_self)
+        on_gpus = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
+        return gpu.row_max(on_gpus, absolute, exclude_self)
     search = cpu.Search(rows, prepared, check_invalid(invalid), thread_count(threads), progress)
     scores, _ = cpu.topk(search, 1, exclude_self, magnitudes=absolute)
     return restore(scores[:, 0], as_torch=rows.is_torch)  # type: ignore[return-value]
