@@ -84,7 +84,7 @@ def test_join_of_any_hashes(a: list[int], b: list[int], distance: int) -> None:
     assert as_tuples(hamming_join(left, right, distance)) == join_ref(left, right, distance)
 
 
-@pytest.mark.parametrize(("n", "m"), [(20_000, 3_000), (3_000, 20_000), (30_000, 500)])
+@pytest.mark.parametrize(("n", "m"), [(20_000, 3_000), (2_000, 30_000)])
 @pytest.mark.parametrize(
     ("words", "distance"), [(1, 0), (1, 1), (1, 2), (1, 5), (1, 8), (1, 12), (4, 0), (4, 3), (4, 17), (4, 31), (4, 60)]
 )
@@ -100,7 +100,7 @@ def test_tables_find_what_the_loop_finds(n: int, m: int, words: int, distance: i
 @pytest.mark.parametrize(("words", "distance"), [(1, 0), (1, 5), (1, 8), (1, 20), (4, 31)])
 @pytest.mark.parametrize("crowd", [0.0, 0.02])
 def test_a_set_with_itself(words: int, distance: int, crowd: float) -> None:
-    a = many(12_000, 5, words, crowd)
+    a = many(6_000, 5, words, crowd)
     expected = join_ref(a, None, distance)
     for threads in (1, 3):
         assert as_tuples(hamming_join(a, None, distance, threads=threads)) == expected
@@ -155,7 +155,8 @@ def test_max_pairs_is_exact() -> None:
 def test_blocks_are_the_join(words: int, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_ROWS", 64)
     monkeypatch.setattr(module, "BLOCK_PAIRS", 300)
-    a, b = hashes(1000, 7, words), None if alone else hashes(250, 8, words)
+    a = hashes(1000, 7, words)
+    b = None if alone else a[::4].copy()
     blocks = list(hamming_blocks(a, b, 24, threads=2))
     assert len(blocks) > 20
     assert 0 < max(len(block.ia) for block in blocks) <= max(300, len(a if b is None else b))

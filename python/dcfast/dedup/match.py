@@ -177,8 +177,7 @@ def near_matches(
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
-        # the indices are unsigned: NumPy would make floats of them together with signed ones
-        return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance.astype(np.float32)
+        return found.ia, found.ib, found.distance.astype(np.float32)
 
     return _joined(evals, method, rows, chosen, pairs)
 

@@ -43,7 +43,8 @@ def _hashes(values: npt.ArrayLike, name: str) -> Hashes:
 def _sides(a: npt.ArrayLike, b: npt.ArrayLike | None, max_distance: int) -> tuple[Hashes, Hashes | None, int]:
     """Both sides and the words of a hash, all of it checked."""
     left, right = _hashes(a, "a"), None if b is None else _hashes(b, "b")
-    widths = {side.shape[1:] for side in (left, right) if side is not None and side.size}
+    sides = [side for side in (left, right) if side is not None]
+    widths = {side.shape[1:] for side in sides if side.size or side.ndim == 2}  # an empty list goes with any
     if len(widths) > 1:
         raise ValueError(f"a is of shape {left.shape} and b {np.shape(right)}: pass hashes of one width on both sides")
     words = 4 if (4,) in widths else 1
