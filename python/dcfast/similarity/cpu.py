@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,11 @@ def topk(
     return scores, indices
 
 
-def _refuse_pairs(max_pairs: int, threshold: float, count: int, where: str) -> None:
+def _room(max_pairs: int, count: int) -> int:
+    return min(max(0, max_pairs - count), 2**64 - 1)
+
+
+def _refuse_pairs(max_pairs: int, threshold: float, count: int, where: str) -> NoReturn:
     raise ValueError(
         f"more than max_pairs={max_pairs} pairs reach the threshold {threshold:.9g} (at least {count} {where}): use a "
         "stricter threshold, raise max_pairs, or join parts one after the other"
@@ -135,7 +139,7 @@ def join(search: Search, threshold: float, exclude_self: bool, max_pairs: int) -
     for meeting in search.meetings():
         task = search.task(meeting, exclude_self=exclude_self)
         ia, ib, scores, found, is_full = core.join(
-            meeting.block, meeting.queries, search.queries.kind, task, threshold, False, max(0, max_pairs - count)
+            meeting.block, meeting.queries, search.queries.kind, task, threshold, False, _room(max_pairs, count)
         )
         count, done = count + found, done + meeting.scores
         if is_full:
@@ -152,7 +156,11 @@ def join(search: Search, threshold: float, exclude_self: bool, max_pairs: int) -
 def _joined(parts: list[PairArrays], in_order: bool) -> PairArrays:
     if not parts:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    ia, ib, scores = parts[0] if len(parts) == 1 else (np.concatenate(field) for field in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    ia = np.concatenate([part[0] for part in parts])
+    ib = np.concatenate([part[1] for part in parts])
+    scores = np.concatenate([part[2] for part in parts])
     if in_order:
         return ia, ib, scores
     order = np.lexsort((ib, ia))
@@ -193,7 +201,7 @@ def group_join(
             refuse_bad_row(array, rows, begin, options.metric, options.threads)
         ia, ib, scores, found, is_full = core.group_join(
             array, rows.kind, offsets[first : last + 1] - offsets[first], options.metric, threshold,
-            max(0, options.max_pairs - count), options.threads,
+            _room(options.max_pairs, count), options.threads,
         )  # fmt: skip
         count += found
         if is_full:

@@ -26,8 +26,8 @@ class Database:
         TypeError, ValueError: as of ``topk``.
 
     Memory: codes of 17/16 bytes a number and 32 bytes a row, made by the first search on the CPU and kept where they
-    fit in 2 GiB; twice as much more for data that 8 bits are too coarse for. Blocks are read once and kept where they fit,
-    too. May be used by several threads at a time.
+    fit in 2 GiB; twice as much more for data that 8 bits are too coarse for. Blocks are read once and kept where they
+    fit, too. May be used by several threads at a time.
     """
 
     def __init__(self, array: RowsLike, metric: Metric = "ip", *, invalid: Invalid = "raise") -> None:

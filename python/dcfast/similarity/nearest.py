@@ -153,9 +153,7 @@ class NearestCentroids:
                 value[better], index[better] = highest[better], place[better] + begin
         return index, value
 
-    def _scores_of(
-        self, tile: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def _scores_of(self, tile: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         size = len(tile) * len(centroids)
         if len(self._scores) < size:
             self._scores = np.empty(size, np.float32)  # kept: pages that are new cost as much as choosing
