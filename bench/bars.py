@@ -66,6 +66,8 @@ DALI = "DALI wds2idx"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
 FAISS = "faiss IndexFlatIP"
+FAISS_BINARY = "faiss IndexBinaryFlat"
+FAISS_L2 = "faiss IndexFlatL2 and sums"
 DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
@@ -113,6 +115,10 @@ def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Ba
 def _loss(cell: str, bar: float, stretch: float) -> Bar:
     name, work = f"clip_loss_{cell}", f"CLIP loss and gradients, {cell} of 48 cells"
     return Bar(f"{name}_vs_open_clip", "bench_loss", work, name, OPEN_CLIP, "dcfast", "least", bar, stretch)
+
+
+def _hamming(op: str, work: str, bar: float | None, stretch: float | None) -> Bar:
+    return Bar(f"{op}_vs_faiss", "bench_hamming", work, op, FAISS_BINARY, "dcfast", "least", bar, stretch)
 
 
 def _similarity(label: str) -> tuple[Bar, ...]:
@@ -253,6 +259,21 @@ BARS: tuple[Bar, ...] = (
         sense="most",
         bar=41.9,
         stretch=None,
+    ),
+    _hamming("hamming_join", "hashes at most 8 bits apart, 1M x 100k", 12, 40),
+    _hamming("hamming_join_crowded", "the same, skewed, 1% of them one hash", 12, 40),
+    _hamming("hamming_join_256", "256 bits, at most 31 apart, 100k x 100k", None, None),
+    Bar(
+        name="kmeans_iteration_vs_faiss",
+        bench="bench_kmeans",
+        work="one iteration of k-means, 100k x 512, 1,000 centroids",
+        op="kmeans_iteration",
+        over=FAISS_L2,
+        under="dcfast",
+        sense="least",
+        bar=2,
+        stretch=3,
+        floor=PRODUCT_FLOOR,
     ),
     *(bar for label in ("512", "256", "768", "1024", "512_fp16") for bar in _similarity(label)),
     Bar(

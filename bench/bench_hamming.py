@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import harness
-from bench.bars import Value
+from bench.bars import FAISS_BINARY, Value
 from bench.harness import Absent, Side, require_equal
 
-FAISS = "faiss IndexBinaryFlat"
 Hashes = npt.NDArray[np.uint64]
 Triples = npt.NDArray[np.int64]
 
@@ -85,13 +84,13 @@ def time_join(bench: harness.Bench, op: str, a: Hashes, b: Hashes, distance: int
         return Side(provider, partial(run, a, b, distance, count), partial(check, provider), threads=count, **about)
 
     sides: list[Side | Absent] = [
-        side("dcfast", ours, 1),
-        side(f"dcfast, {threads} threads", ours, threads),
+        side("dcfast", ours, threads),
+        side("dcfast, 1 thread", ours, 1),
     ]
     if versions := harness.version_of("faiss-cpu"):
-        sides.append(side(f"{FAISS}, {threads} threads", with_faiss, threads, versions=versions, once=True))
+        sides.append(side(FAISS_BINARY, with_faiss, threads, versions=versions, once=True))
     else:
-        sides.append(Absent(FAISS, "faiss-cpu is not installed"))
+        sides.append(Absent(FAISS_BINARY, "faiss-cpu is not installed"))
     shape = f"{len(a)} x {len(b)}, {64 * b.reshape(len(b), -1).shape[1]} bits, at most {distance}"
     bench.compare(op, sides, shape=shape, dtype="uint64", size_bytes=a.nbytes + b.nbytes, touched=[a, b])
 
@@ -104,7 +103,7 @@ def time_self_join(bench: harness.Bench, hashes: Hashes, distance: int) -> None:
         require_equal("dcfast", "pairs", got, both[both[:, 0] < both[:, 1]])
 
     run = partial(ours, hashes, None, distance, threads)
-    side = Side(f"dcfast, {threads} threads", run, check, threads=threads)
+    side = Side("dcfast", run, check, threads=threads)
     bench.compare("hamming_self_join", [side], shape=f"{len(hashes)}, 64 bits, at most {distance}", dtype="uint64")
 
 

@@ -56,6 +56,7 @@ def text() -> str:
     """All of the file."""
     from dcfast.acquire.command import parser as import_pool
     from dcfast.decontamination.command import parser as decontaminate
+    from dcfast.dedup.calibration.command import parser as calibrate
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parser as import_evalset
@@ -87,6 +88,7 @@ def text() -> str:
         "dcfast status": status(),
         "dcfast why": why(),
         "dcfast inspect": inspect(),
+        "dcfast calibrate": calibrate(),
         "dcfast export": export(),
         "dcfast doctor": doctor(),
     }

@@ -5,7 +5,7 @@
 namespace dcfast::bindings {
 namespace {
 
-double add(CentroidSums& sums, const Input<float, "points">& points, const Input<std::int32_t, "labels">& labels, unsigned threads) {
+bool add(CentroidSums& sums, const Input<float, "points">& points, const Input<std::int64_t, "labels">& labels, unsigned threads) {
   return enter_core([&](const Poll& poll) { return sums.add(points.view, labels.view, threads, poll); });
 }
 

@@ -138,7 +138,9 @@ def test_other_weights_and_names_twice_are_refused(tmp_path: Path) -> None:
     one = write_signatures(tmp_path / "one", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     other = DescriptorInfo("isc_ft_v107", "b" * 64, 256)
     two = write_signatures(tmp_path / "two", {"b": rows_of(records(2), [unit(2)])}, [other])
-    with pytest.raises(PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; give files"):
+    with pytest.raises(
+        PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; give files"
+    ):
         EvalImages([one, two])
     three = write_signatures(tmp_path / "three", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     with pytest.raises(PoolError, match=r"set a is in .*one and in .*three; give one of the two"):
@@ -150,3 +152,21 @@ def test_a_set_without_a_row_is_compared_with(tmp_path: Path, pool: Any) -> None
     described: dict[str, Any] = {"isc_ft_v107": unit(50)}
     every = all_matches(evals, pool, Limits(64, 255, {"isc_ft_v107": -1.0}), described)
     assert [len(one.row) for one in every] == [0] * 4
+
+
+def test_turned_pictures_are_found_by_256_bits_where_asked(tmp_path: Path) -> None:
+    from dcfast.images.signatures import signatures_of
+    from drawn_pictures import drawing, encode
+    from PIL.Image import Transpose
+
+    images = [drawing(n) for n in range(3)]
+    made = records(3, 8)
+    made["phash256"] = signatures_of([encode(image, "PNG") for image in images], threads=1, wide=True).phash256
+    evals = EvalImages([write_signatures(tmp_path / "a", {"one": rows_of(made)})])
+    turned = [encode(images[1].transpose(way), "PNG") for way in Transpose]
+    pool = records(len(turned), 9)
+    pool["phash256"] = signatures_of(turned, threads=1, wide=True).phash256
+    rows = np.arange(len(turned))
+    hits = near_matches(evals, pool, rows, 31, PERCEPTUAL_256, turned=True)
+    assert (hits.row.tolist(), hits.picture.tolist()) == (rows.tolist(), [1] * len(turned))
+    assert len(near_matches(evals, pool, rows, 31, PERCEPTUAL_256).row) == 0

@@ -97,7 +97,9 @@ def test_other_versions_and_hashes_are_refused_by_name(file: Path) -> None:
 
 def test_what_is_no_signature_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "plain.parquet")
-    with pytest.raises(PoolError, match=rf"plain\.parquet is parquet without the header of signatures; give one of dcfast"):
+    with pytest.raises(
+        PoolError, match=r"plain\.parquet is parquet without the header of signatures; give one of dcfast"
+    ):
         SignatureFile(tmp_path / "plain.parquet")
     (tmp_path / "text").write_text("no parquet at all")
     with pytest.raises(PoolError, match=rf"signature file .*text cannot be read as parquet .*{REMEDY}"):

@@ -238,3 +238,17 @@ def test_the_built_in_world_trains_on_the_copies(tmp_path: Path) -> None:
     of_draw = [rule for rule in report["rules_truth"]["rules"] if rule["rule"] == drawn]
     assert len(of_draw) == 1
     assert of_draw[0]["drops"] > 0
+
+
+def test_a_plan_reckons_with_the_copies(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for total in (62, 6200):
+        text = f"sample(column(original_width), hard_cap=100, total={total})"
+        words = ["--pool", str(pool), "--filter", text, "--out", str(tmp_path / "run"), "--no-train", "--dry-run"]
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert "the draw of its copies is not reckoned" in said
+        line = next(line for line in said.splitlines() if line.startswith("reshard "))
+        amount, unit = re.findall(r"([\d.]+) ([kMG]?B)", line)[1]
+        written.append(float(amount) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
+    assert written[1] / written[0] == pytest.approx(100, rel=0.1)

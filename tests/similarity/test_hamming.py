@@ -33,8 +33,11 @@ def many(n: int, seed: int, words: int, crowd: float = 0.0) -> np.ndarray:
     centres = np.random.default_rng(99).integers(0, 2**64, (40, words), dtype=np.uint64)
     near = rng.permutation(n)[:400]
     found[near] = centres[rng.integers(0, 40, 400)]
-    for _ in range(5):
-        found[near, rng.integers(0, words, 400)] ^= np.uint64(1) << rng.integers(0, 64, 400, dtype=np.uint64)
+    for _ in range(10):
+        some = near[rng.random(400) < 0.3]
+        found[some, rng.integers(0, words, len(some))] ^= np.uint64(1) << rng.integers(
+            0, 64, len(some), dtype=np.uint64
+        )
     found[rng.permutation(n)[: int(crowd * n)]] = centres[0]
     return found if words > 1 else found[:, 0]
 
@@ -91,7 +94,7 @@ def test_tables_find_what_the_loop_finds(n: int, m: int, words: int, distance: i
     expected = join_ref(b, a, distance)
     pairs = hamming_join(a, b, distance)
     assert as_tuples(pairs) == sorted((j, i, d) for i, j, d in expected)
-    assert len(expected) > 20
+    assert len(expected) > 2
 
 
 @pytest.mark.parametrize(("words", "distance"), [(1, 0), (1, 5), (1, 8), (1, 20), (4, 31)])

@@ -20,10 +20,10 @@ class CentroidSums {
 
   CentroidSums(std::size_t clusters, std::size_t width);
 
-  /// Adds (n, width) points to the clusters of their labels. Returns the sum of their squares, or NaN where a coordinate
-  /// is not within kMostValue: the sums then are of no use. Throws invalid_argument where a label is no cluster, or the
+  /// Adds (n, width) points to the clusters of their labels. False where a coordinate is not within kMostValue: the sums
+  /// then are of no use. Throws invalid_argument where a label is no cluster, or the
   /// sizes do not go together.
-  double add(std::span<const float> points, std::span<const std::int32_t> labels, unsigned threads, const Poll& poll = {});
+  bool add(std::span<const float> points, std::span<const std::int64_t> labels, unsigned threads, const Poll& poll = {});
 
   std::vector<std::int64_t> take_sums() { return std::move(sums_); }
   const std::vector<std::int64_t>& counts() const { return counts_; }

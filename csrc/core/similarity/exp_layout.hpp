@@ -9,7 +9,7 @@ namespace dcfast {
 inline constexpr std::size_t kLanes = 8;
 inline constexpr std::size_t kTileRows = 6;  // 12 registers of sums, 2 of columns, 1 of a row, 1 of a product
 inline constexpr std::size_t kTileColumns = 2 * kLanes;
-inline constexpr std::size_t kPartPairs = 48;  // of dimensions, whose products are summed in 32 bits before they are floats
+inline constexpr std::size_t kPartPairs = 16;  // of dimensions, whose products are summed in 32 bits before they are floats
 inline constexpr int kLeastExponent = -127;
 
 /// Some rows, at most kTileRows, against some tiles of columns.

@@ -20,7 +20,7 @@ struct ExpSums {
 };
 
 /// x, y: (n, d), row by row, finite. The products off the diagonal are of vectors less their mean, rounded to 16 bits, and
-/// summed exactly in 32 for 96 dimensions at a time; what the mean has in them is added in float64. So z_ij is off by
+/// summed exactly in 32 for 32 dimensions at a time; what the mean has in them is added in float64. So z_ij is off by
 /// `error`, some 3e-4 for unit vectors and scale 100, where bfloat16 has 0.2; sums average that. An exponential below 2^-126 of the largest that there may be
 /// counts as 0. The same bits for any number of threads and any processor.
 /// Cost: n * n * d products, twice as many a cycle as of float32 where there is AVX2. Memory: 8 bytes an element of x and

@@ -78,11 +78,12 @@ def match_segment(
     described: dict[str, str] | None = None,
     published: dict[str, str] | None = None,
     content: bool = True,
+    turned: bool = False,
 ) -> MatchedRows:
     """Piece: the hits of one segment, with evidence, and the sorted run of their uids.
 
     Args:
-        against: signature files.   bits, bits256, scores, content: see ``Limits``.
+        against: signature files.   bits, bits256, scores, content, turned: see ``Limits``.
         described: name of a model -> npy of the segment's descriptors.
         published: name of a model -> records of the hits of descriptors that were published (``published``).
     Versions: 2: hashes of 256 bits and descriptors; a score.
@@ -92,7 +93,7 @@ def match_segment(
     evals = open_evaluation(out, against)
     vectors = {name: load_array(out / path, mmap=True) for name, path in (described or {}).items()}
     known = {name: open_records(out / path) for name, path in (published or {}).items()}
-    limits, found, uids = Limits(bits, bits256, scores, content), _Found(), [np.empty(0, "u8,u8")]
+    limits, found, uids = Limits(bits, bits256, scores, content, turned), _Found(), [np.empty(0, "u8,u8")]
     valid = valid_uid_mask(segment)
     with table_writer(out / part_path(EVIDENCE_TABLE, number), evidence_schema()) as writer:
         for begin in range(0, len(pool), JOIN_ROWS):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dcfast.dedup.thresholds import MAX_DISTANCE, MAX_DISTANCE_256
 from dcfast.process.options import option
 from dcfast.process.shared_options import DEVICE, UID_FROM
 from dcfast.storage.paths import path_argument
 
 METHODS = ("content", "perceptual", "perceptual256", "descriptor")
-DISTANCE, DISTANCE_256 = 8, 31
-"""Bits of 64, and of 256 (the distance that PDQ's authors name)."""
 
 
 def _methods(words: list[str]) -> list[str]:
@@ -70,9 +69,10 @@ class DecontaminateOptions:
         gather=_methods,
     )
     max_distance: int = option(
-        DISTANCE, "perceptual hashes of 64 bits this close are of one picture", metavar="BITS", least=0, most=64
+        MAX_DISTANCE, "perceptual hashes of 64 bits this close are of one picture", metavar="BITS", least=0, most=64
     )
-    max_distance_256: int = option(DISTANCE_256, "the same of 256 bits", metavar="BITS", least=0, most=255)
+    max_distance_256: int = option(MAX_DISTANCE_256, "the same of 256 bits", metavar="BITS", least=0, most=255)
+    turned: bool = option(False, "by 256 bits evaluation pictures are looked for turned and mirrored, too")
     min_score: dict[str, float] = option(
         {},
         "least inner product of descriptors, by the model's name",

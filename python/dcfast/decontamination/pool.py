@@ -249,6 +249,7 @@ class _Comparison:
                 described={name: descriptor_path(name, number) for name in names},
                 published=published.files,
                 content=CONTENT in methods,
+                turned=options.turned,
             )
             for number in range(len(self._segments))
         )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
-from dcfast.images.signatures import FLAT_QUALITY
+from dcfast.images.signatures import FLAT_QUALITY, hash_variants
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
@@ -31,12 +31,14 @@ class Limits(NamedTuple):
         bits, bits256: most bits in which perceptual hashes of 64 and of 256 bits differ; None: not compared.
         scores: name of a descriptor -> least inner product.
         content: whether content hashes are compared.
+        turned: whether the evaluation pictures are looked for turned and mirrored, too, by the hashes of 256 bits.
     """
 
     bits: int | None
     bits256: int | None
     scores: dict[str, float]
     content: bool = True
+    turned: bool = False
 
 
 class Hits(NamedTuple):
@@ -159,11 +161,19 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> 
     return _nearest(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
 
 
-def near_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints, most: int, method: str) -> Hits:
-    """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing."""
+def near_matches(
+    evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints, most: int, method: str, *, turned: bool = False
+) -> Hits:
+    """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing.
+
+    ``turned``: of 256 bits, the nearest of the eight ways of turning and mirroring an evaluation picture.
+    """
     name = "phash" if method == PERCEPTUAL else "phash256"
     records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
     others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
+    if turned and method == PERCEPTUAL_256:
+        variants = hash_variants(others)
+        chosen, others = np.repeat(chosen, variants.shape[1]), np.ascontiguousarray(variants.reshape(-1, 4))
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
@@ -248,6 +258,6 @@ def all_matches(
     hits = [exact_matches(evals, pool, readable if limits.content else readable[:0])]
     for most, method in ((limits.bits, PERCEPTUAL), (limits.bits256, PERCEPTUAL_256)):
         if most is not None:
-            hits.append(near(most, method))
+            hits.append(near(most, method, turned=limits.turned))
     names = sorted(described.keys() & evals.descriptors.keys() & limits.scores.keys())
     return hits + [descriptor_matches(evals, name, described[name], limits.scores[name]) for name in names]

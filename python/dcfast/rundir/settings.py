@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from dcfast.dedup import options as duplicates
+from dcfast.dedup.thresholds import MAX_DISTANCE, MAX_DISTANCE_256
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
     DECODER,
@@ -114,8 +115,12 @@ class Settings:
     )
     seed: int = option(0, SEED)
     shard_size: int = option(10_000, "samples in an output shard", least=1)
-    max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
-    max_distance_256: int = option(31, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255)
+    max_distance: int = option(
+        MAX_DISTANCE, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64
+    )
+    max_distance_256: int = option(
+        MAX_DISTANCE_256, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255
+    )
     signatures: list[str] | None = option(
         None,
         "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for "

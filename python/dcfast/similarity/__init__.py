@@ -1,5 +1,5 @@
 """What is alike: ``topk``, ``join``, ``assign`` and their kin over embeddings (``search``, ``joins``), Hamming joins of
-perceptual hashes (``hamming``), k-means and nearest centroids (``centroids``)."""
+perceptual hashes (``hamming``), k-means (``centroids``)."""
 
 from __future__ import annotations
 

@@ -5,13 +5,13 @@ Legend: n points, k centroids, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from dcfast.similarity.database import Database
+from dcfast.similarity.search import assign
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Metric = Literal["ip", "l2"]
 Floats = npt.NDArray[np.floating]
 
-_TILE = {"cpu": (2048, 2048), "cuda": (16384, 16384)}  # points x centroids scored at a time: 16 MiB, 1 GiB
+_TILE = {"cpu": (2048, 8192), "cuda": (16384, 16384)}  # points x centroids scored at a time by torch: 64 MiB, 1 GiB
 
 
 def check_points(points: Floats, centroids: Floats) -> None:
@@ -78,39 +78,32 @@ def load_tile(block: Floats, device: str) -> torch.Tensor:
 class NearestCentroids:
     """The nearest centroid of each point, to be asked many times: the centroids stay where they are loaded.
 
-    On the CPU it is NumPy's product: torch takes seconds and 250 MB to be imported, and is no faster.
-    Memory: the centroids, and a tile of scores: 16 MiB on the CPU, 1 GiB on a GPU.   Cost: 2 n k d operations.
+    On the CPU it is ``dcfast.assign``: torch takes seconds and 250 MB to be imported, and is no faster.
+    Memory: the centroids, and on a GPU a tile of scores, 1 GiB.   Cost: 2 n k d operations.
     """
 
-    def __init__(
-        self, centroids: Floats, *, metric: Metric = "ip", device: str = "cpu", threads: int | None = None
-    ) -> None:
+    def __init__(self, centroids: Floats, *, metric: Metric = "ip", device: str = "cpu", threads: int = 0) -> None:
         """Loads the centroids.
 
         Args:
-            centroids: (k, d) floats, k >= 1.
+            centroids: (k, d) finite floats, k >= 1.
             metric: "ip", highest inner product (what image_based uses), or "l2", least distance.
-            device: as torch names it; products are float32 there.
-            threads: of the product on the CPU, which needs threadpoolctl; None: as many as the BLAS library likes.
+            device: as torch names it; products are float32 there, on the CPU they are exact.
+            threads: of the CPU; 0 means one per core.
         Raises:
             ValueError: another metric.
         """
         if metric not in ("ip", "l2"):
             raise ValueError(f"metric must be 'ip' or 'l2'; got {metric!r}: use one of these")
-        self._centroids, self._device = np.ascontiguousarray(centroids, np.float32), device
-        self._offset = None if metric == "ip" else l2_offsets(self._centroids)
-        self._limit: Callable[[], AbstractContextManager[object]] = nullcontext
-        self._scores = np.empty(0, np.float32)
-        if device != "cpu":
+        self._centroids, self._device, self._threads = np.ascontiguousarray(centroids, np.float32), device, threads
+        if device == "cpu":
+            self._database = Database(self._centroids, metric)
+        else:
             import torch
 
             self._on_device = torch.from_numpy(np.array(self._centroids)).to(device)
-            offset = np.zeros(len(self._centroids), np.float32) if self._offset is None else self._offset
+            offset = np.zeros(len(self._centroids), np.float32) if metric == "ip" else l2_offsets(self._centroids)
             self._offset_on_device = torch.from_numpy(offset).to(device)
-        elif threads is not None:
-            from threadpoolctl import ThreadpoolController
-
-            self._limit = partial(ThreadpoolController().limit, limits=threads, user_api="blas")
 
     def __call__(self, points: Floats) -> npt.NDArray[np.int32]:
         """The nearest centroid of each point; ties go to the lowest index.
@@ -126,38 +119,15 @@ class NearestCentroids:
         rows, _ = tile_of(self._device)
         nearest = self._nearest_on_cpu if self._device == "cpu" else self._nearest_on_device
         labels = np.full(len(points), -1, np.int32)
-        with self._limit():
-            for begin in range(0, len(points), rows):
-                labels[begin : begin + rows] = nearest(points[begin : begin + rows])
+        for begin in range(0, len(points), rows):
+            labels[begin : begin + rows] = nearest(points[begin : begin + rows])
         return labels
 
     def _nearest_on_cpu(self, points: Floats) -> npt.NDArray[np.int32]:
-        tile = np.asarray(points, np.float32)
-        index = self.best(tile)[0]
-        index[~(np.isfinite(tile).all(axis=1) & (tile != 0).any(axis=1))] = -1
+        tile = np.ascontiguousarray(points, np.float32)
+        index = assign(tile, self._database, invalid="skip", threads=self._threads).indices.astype(np.int32)
+        index[~(tile != 0).any(axis=1)] = -1
         return index
-
-    def best(self, tile: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """(indices, values) of the highest scores of a tile of points, on the CPU; any index for what is not finite."""
-        _, width = tile_of(self._device)
-        value = np.full(len(tile), -np.inf, np.float32)
-        index = np.zeros(len(tile), np.int32)
-        with np.errstate(invalid="ignore", over="ignore"):  # of points that are not finite
-            for begin in range(0, len(self._centroids), width):
-                scores = self._scores_of(tile, self._centroids[begin : begin + width])
-                if self._offset is not None:
-                    scores -= self._offset[begin : begin + width]
-                place = scores.argmax(axis=1)
-                highest = scores[np.arange(len(tile)), place]
-                better = highest > value
-                value[better], index[better] = highest[better], place[better] + begin
-        return index, value
-
-    def _scores_of(self, tile: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        size = len(tile) * len(centroids)
-        if len(self._scores) < size:
-            self._scores = np.empty(size, np.float32)  # kept: pages that are new cost as much as choosing
-        return np.matmul(tile, centroids.T, out=self._scores[:size].reshape(len(tile), len(centroids)))
 
     def _nearest_on_device(self, points: Floats) -> npt.NDArray[np.int32]:
         import torch

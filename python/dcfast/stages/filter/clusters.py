@@ -29,7 +29,6 @@ from dcfast.index.build import write_segment
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.segments import Segment
 from dcfast.models.devices import borrowed_device, gpu_share, one_thread
-from dcfast.process.libraries import require_library
 from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
@@ -83,7 +82,6 @@ def check_clusters(run: Run, compiled: Filter) -> None:
     """
     if not compiled.clusters:
         return
-    require_library("threadpoolctl", f"filter {compiled.text!r}")
     for clusters in compiled.clusters:
         for what, path in (("centroids", clusters.centroids), ("target", clusters.target)):
             if path is not None:

@@ -5,7 +5,7 @@ counts once, by its best score. They are drawn in the order of their uids, so th
 nor the number of workers matters. The draw says how often a uid stands in ``subset_metadata.npy`` and which rows pass
 in ``filter/outcomes.npy``; all that comes after reads these two.
 Memory: 28 bytes a passing uid in the one piece that draws (12.8 million: 0.4 GB), and stretches of mapped files; disk:
-48 bytes a passing row and 24 a row. Cost: 0.3 us a copy, in one thread.
+48 bytes a passing row and 24 a row. Cost: 0.3 to 1 us a copy, in one thread.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _check(sampling: Sampling, records: npt.NDArray[np.void], scores: npt.NDArra
     count, text = len(records), sampling.text
     if not count:
         raise FilterError(
-            f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; loosen it"
+            f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; use a looser one"
         )
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
