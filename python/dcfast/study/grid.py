@@ -34,7 +34,8 @@ LATER_FILTERS = {
     "vas": "vas(l14, fraction=0.3)",
     "semdedup": "semdedup(l14, fraction=0.8)",
     "density": "density(l14, fraction=0.5)",
-    "soft_cap": "sample(clip_score(l14), soft_cap=0.15, total={samples_seen}, seed={seed}, draw=1000, temperature=0.05)",
+    "soft_cap": "sample(clip_score(l14), soft_cap=0.15, draw=1000, total={samples_seen}, seed={seed}, "
+    "temperature=0.05)",
     "hard_cap": "sample(clip_score(l14), hard_cap=15, total={samples_seen}, seed={seed}, temperature=0.05)",
     "mix": "mix(clip_score(l14), s_cliploss(l14), normsim(l14, p=inf), normalize=rank, fraction=0.3)",
 }
@@ -110,6 +111,8 @@ class Grid:
 def _filled(expression: str, seed: int, settings: Settings) -> str:
     """The expression of a cell."""
     return expression.replace("{seed}", str(seed)).replace("{samples_seen}", str(settings.recipe().samples_seen))
+
+
 def _names_duplicates(expression: str) -> bool:
     return DUPLICATE in compile_filter(expression.replace("{seed}", "0"), run_code=False).uid_sets
 
