@@ -5,6 +5,24 @@
 #include "core/similarity/topk_search.hpp"
 
 namespace dcfast::bindings {
+
+/// Rows of numbers of any dtype; `kind` says which.
+class AnyArray : public py::array {
+ public:
+  PYBIND11_OBJECT(AnyArray, py::array, is_array)
+
+ private:
+  static bool is_array(PyObject* object) { return py::isinstance<py::array>(object); }
+};
+
+}  // namespace dcfast::bindings
+
+template <>
+struct pybind11::detail::handle_type_name<dcfast::bindings::AnyArray> {
+  static constexpr auto name = const_name("numpy.typing.NDArray[numpy.generic]");
+};
+
+namespace dcfast::bindings {
 namespace {
 
 Kind kind_of(const std::string& name) {
@@ -22,7 +40,7 @@ Metric metric_of(const std::string& name) {
   throw py::value_error(cat("metric must be ip, cos or l2; got ", name));
 }
 
-EmbeddingRows rows_of(const py::array& array, const std::string& kind_name) {
+EmbeddingRows rows_of(const AnyArray& array, const std::string& kind_name) {
   const Kind kind = kind_of(kind_name);
   const py::ssize_t item = kind == Kind::float32 ? 4 : kind == Kind::int8 ? 1 : 2;
   if (array.ndim() != 2 || array.itemsize() != item) {
@@ -39,11 +57,11 @@ EmbeddingRows rows_of(const py::array& array, const std::string& kind_name) {
 
 /// A packed database and the array that it searches in.
 struct Database {
-  Database(py::array array, const std::string& kind, unsigned threads)
+  Database(AnyArray array, const std::string& kind, unsigned threads)
       : held(std::move(array)),
         packed(enter_core([rows = rows_of(held, kind), threads](const Poll& poll) { return std::make_unique<PackedDatabase>(rows, threads, poll); })) {}
 
-  py::array held;
+  AnyArray held;
   std::unique_ptr<PackedDatabase> packed;
 };
 
@@ -53,7 +71,7 @@ std::optional<std::pair<std::size_t, bool>> bad_database_row(const Database& dat
   return std::pair(bad->row, bad->state == RowState::zero);
 }
 
-std::optional<std::pair<std::size_t, bool>> bad_row(const py::array& rows, const std::string& kind, bool zeros, unsigned threads) {
+std::optional<std::pair<std::size_t, bool>> bad_row(const AnyArray& rows, const std::string& kind, bool zeros, unsigned threads) {
   const EmbeddingRows view = rows_of(rows, kind);
   const std::optional<BadRow> bad = enter_core([&](const Poll& poll) { return first_bad_row(view, zeros, threads, poll); });
   if (!bad) return std::nullopt;
@@ -67,7 +85,7 @@ struct TaskArguments {
   unsigned threads;
 };
 
-SearchTask task_of(const Database& database, const py::array& queries, const std::string& kind, const TaskArguments& arguments) {
+SearchTask task_of(const Database& database, const AnyArray& queries, const std::string& kind, const TaskArguments& arguments) {
   SearchTask task{rows_of(queries, kind), database.packed.get(), metric_of(arguments.metric), arguments.magnitudes,
                   arguments.exclude_self, arguments.query_base, arguments.database_base, arguments.threads};
   if (task.queries.width != database.packed->rows().width) throw py::value_error("queries and database must be of one width");
@@ -83,7 +101,7 @@ std::span<T> room_of(Array<T>& array, std::size_t count) {
   return {static_cast<T*>(array.mutable_data()), count};
 }
 
-void topk(const Database& database, const py::array& queries, const std::string& kind, const TaskArguments& arguments, std::size_t k,
+void topk(const Database& database, const AnyArray& queries, const std::string& kind, const TaskArguments& arguments, std::size_t k,
           Array<float> scores, Array<std::int64_t> indices) {
   const SearchTask task = task_of(database, queries, kind, arguments);
   if (k == 0) throw py::value_error("k must be at least 1");
@@ -96,7 +114,7 @@ using PairArrays = std::tuple<Array<std::int64_t>, Array<std::int64_t>, Array<fl
 
 /// (ia, ib, scores, pairs found, whether these are more than max_pairs)
 PairArrays join(
-    const Database& database, const py::array& queries, const std::string& kind, const TaskArguments& arguments, float threshold,
+    const Database& database, const AnyArray& queries, const std::string& kind, const TaskArguments& arguments, float threshold,
     bool upper, std::uint64_t max_pairs) {
   const SearchTask task = task_of(database, queries, kind, arguments);
   ScoredPairs pairs = enter_core([&](const Poll& poll) { return join_search(task, threshold, upper, max_pairs, poll); });
@@ -104,7 +122,7 @@ PairArrays join(
 }
 
 /// As join, of pairs ia < ib within groups.
-PairArrays group_join(const py::array& rows, const std::string& kind, const Input<std::uint64_t, "offsets">& offsets,
+PairArrays group_join(const AnyArray& rows, const std::string& kind, const Input<std::uint64_t, "offsets">& offsets,
                       const std::string& metric, float threshold, std::uint64_t max_pairs, unsigned threads) {
   const EmbeddingRows view = rows_of(rows, kind);
   const Metric chosen = metric_of(metric);
@@ -116,7 +134,7 @@ PairArrays group_join(const py::array& rows, const std::string& kind, const Inpu
 }
 
 /// Sets out[i] to 1 where query i has a pair.
-void any_above(const Database& database, const py::array& queries, const std::string& kind, const TaskArguments& arguments,
+void any_above(const Database& database, const AnyArray& queries, const std::string& kind, const TaskArguments& arguments,
                float threshold, Array<std::uint8_t> out) {
   const SearchTask task = task_of(database, queries, kind, arguments);
   const std::span<std::uint8_t> room = room_of(out, task.queries.count);
@@ -127,7 +145,7 @@ void any_above(const Database& database, const py::array& queries, const std::st
 
 void bind_embeddings(py::module_& m) {
   py::class_<Database>(m, "PackedDatabase")
-    .def(py::init<py::array, const std::string&, unsigned>(), "rows"_a, "kind"_a, "threads"_a)
+    .def(py::init<AnyArray, const std::string&, unsigned>(), "rows"_a, "kind"_a, "threads"_a)
     .def_property_readonly("count", [](const Database& database) { return database.packed->rows().count; })
     .def_property_readonly("bytes", [](const Database& database) { return database.packed->bytes(); })
     .def_property_readonly("is_coarse", [](const Database& database) { return database.packed->is_coarse(); })

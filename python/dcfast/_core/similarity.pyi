@@ -35,7 +35,7 @@ class CentroidSums:
     def take(self) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]]: ...
 
 class PackedDatabase:
-    def __init__(self, rows: numpy.ndarray, kind: str, threads: typing.SupportsIndex) -> None: ...
+    def __init__(self, rows: numpy.typing.NDArray[numpy.generic], kind: str, threads: typing.SupportsIndex) -> None: ...
     def bad_row(self, zeros: bool) -> tuple[int, bool] | None: ...
     @property
     def bytes(self) -> int: ...
@@ -57,13 +57,15 @@ class SearchTask:
 
 def any_above(
     database: PackedDatabase,
-    queries: numpy.ndarray,
+    queries: numpy.typing.NDArray[numpy.generic],
     kind: str,
     task: SearchTask,
     threshold: typing.SupportsFloat | typing.SupportsIndex,
     out: numpy.typing.NDArray[numpy.uint8],
 ) -> None: ...
-def bad_row(rows: numpy.ndarray, kind: str, zeros: bool, threads: typing.SupportsIndex) -> tuple[int, bool] | None: ...
+def bad_row(
+    rows: numpy.typing.NDArray[numpy.generic], kind: str, zeros: bool, threads: typing.SupportsIndex
+) -> tuple[int, bool] | None: ...
 def exp_sums(
     x: numpy.typing.NDArray[numpy.float32],
     y: numpy.typing.NDArray[numpy.float32],
@@ -78,7 +80,7 @@ def exp_sums(
     float,
 ]: ...
 def group_join(
-    rows: numpy.ndarray,
+    rows: numpy.typing.NDArray[numpy.generic],
     kind: str,
     offsets: numpy.typing.NDArray[numpy.uint64],
     metric: str,
@@ -111,7 +113,7 @@ def hamming_self_join(
 ): ...
 def join(
     database: PackedDatabase,
-    queries: numpy.ndarray,
+    queries: numpy.typing.NDArray[numpy.generic],
     kind: str,
     task: SearchTask,
     threshold: typing.SupportsFloat | typing.SupportsIndex,
@@ -123,7 +125,7 @@ def join(
 def select_kernels() -> str: ...
 def topk(
     database: PackedDatabase,
-    queries: numpy.ndarray,
+    queries: numpy.typing.NDArray[numpy.generic],
     kind: str,
     task: SearchTask,
     k: typing.SupportsIndex,

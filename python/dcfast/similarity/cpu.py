@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dcfast._core import similarity as core
+from dcfast._core import similarity as core_similarity
 from dcfast.similarity import database as databases
 from dcfast.similarity.database import Database
 from dcfast.similarity.operands import Metric, Progress, Rows, refuse_row
@@ -30,7 +30,7 @@ class _Meeting(NamedTuple):
 
     queries: npt.NDArray[np.generic]
     begin: int
-    block: core.PackedDatabase
+    block: core_similarity.PackedDatabase
     base: int
 
     @property
@@ -94,13 +94,13 @@ class Search:
                 refuse_bad_row(queries, rows, begin, self.database.metric, self.threads)
             yield begin, queries
 
-    def task(self, meeting: _Meeting, *, exclude_self: bool, magnitudes: bool = False) -> core.SearchTask:
+    def task(self, meeting: _Meeting, *, exclude_self: bool, magnitudes: bool = False) -> core_similarity.SearchTask:
         metric = self.database.metric
-        return core.SearchTask(metric, magnitudes, exclude_self, meeting.begin, meeting.base, self.threads)
+        return core_similarity.SearchTask(metric, magnitudes, exclude_self, meeting.begin, meeting.base, self.threads)
 
 
 def refuse_bad_row(queries: npt.NDArray[np.generic], rows: Rows, begin: int, metric: Metric, threads: int) -> None:
-    bad = core.bad_row(queries, rows.kind, metric == "cos", threads)
+    bad = core_similarity.bad_row(queries, rows.kind, metric == "cos", threads)
     if bad is not None:
         refuse_row(rows.name, begin + bad[0], finite=bad[1])
 
@@ -115,7 +115,7 @@ def topk(
     for meeting in search.meetings():
         rows = slice(meeting.begin, meeting.begin + len(meeting.queries))
         task = search.task(meeting, exclude_self=exclude_self, magnitudes=magnitudes)
-        core.topk(meeting.block, meeting.queries, kind, task, k, scores[rows], indices[rows])
+        core_similarity.topk(meeting.block, meeting.queries, kind, task, k, scores[rows], indices[rows])
     return scores, indices
 
 
@@ -138,7 +138,7 @@ def join(search: Search, threshold: float, exclude_self: bool, max_pairs: int) -
     in_order = True
     for meeting in search.meetings():
         task = search.task(meeting, exclude_self=exclude_self)
-        ia, ib, scores, found, is_full = core.join(
+        ia, ib, scores, found, is_full = core_similarity.join(
             meeting.block, meeting.queries, search.queries.kind, task, threshold, False, _room(max_pairs, count)
         )
         count, done = count + found, done + meeting.scores
@@ -173,7 +173,7 @@ def any_above(search: Search, threshold: float, exclude_self: bool) -> npt.NDArr
     for meeting in search.meetings():
         task = search.task(meeting, exclude_self=exclude_self)
         room = found[meeting.begin : meeting.begin + len(meeting.queries)]
-        core.any_above(meeting.block, meeting.queries, search.queries.kind, task, threshold, room)
+        core_similarity.any_above(meeting.block, meeting.queries, search.queries.kind, task, threshold, room)
     return found.view(np.bool_)
 
 
@@ -199,7 +199,7 @@ def group_join(
         array = rows.read(begin, end)
         if not options.skips:
             refuse_bad_row(array, rows, begin, options.metric, options.threads)
-        ia, ib, scores, found, is_full = core.group_join(
+        ia, ib, scores, found, is_full = core_similarity.group_join(
             array, rows.kind, offsets[first : last + 1] - offsets[first], options.metric, threshold,
             _room(options.max_pairs, count), options.threads,
         )  # fmt: skip

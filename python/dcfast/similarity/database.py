@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from dcfast._core import similarity as core
+from dcfast._core import similarity as core_similarity
 from dcfast.similarity.operands import Invalid, Metric, Rows, RowsLike, as_rows, check_invalid, check_metric, refuse_row
 
 BLOCK_BYTES = 256 << 20
@@ -34,7 +34,7 @@ class Database:
         self.metric = check_metric(metric)
         self.rows: Rows = as_rows(array, "database")
         self.skips = check_invalid(invalid)
-        self._kept: list[tuple[int, core.PackedDatabase]] | None = None
+        self._kept: list[tuple[int, core_similarity.PackedDatabase]] | None = None
         self._lock = threading.Lock()
         self.on_devices: dict[tuple[str, bool], object] = {}  # what searches on GPUs keep there
 
@@ -48,7 +48,7 @@ class Database:
         read = 0 if self.rows.in_memory else self.rows.count * self.rows.row_bytes
         return codes + read <= KEPT_BYTES
 
-    def packed(self, threads: int, *, skips: bool) -> Iterator[tuple[int, core.PackedDatabase]]:
+    def packed(self, threads: int, *, skips: bool) -> Iterator[tuple[int, core_similarity.PackedDatabase]]:
         """(first row, block) of each block in order, prepared when first asked for; ValueError for an invalid row."""
         if not self.is_kept:
             yield from self._blocks(threads, skips)
@@ -61,15 +61,15 @@ class Database:
             self._check(begin, block, skips)
             yield begin, block
 
-    def _blocks(self, threads: int, skips: bool) -> Iterator[tuple[int, core.PackedDatabase]]:
+    def _blocks(self, threads: int, skips: bool) -> Iterator[tuple[int, core_similarity.PackedDatabase]]:
         step = max(1, BLOCK_BYTES // self.rows.row_bytes)
         for begin in range(0, self.rows.count, step):
             array = self.rows.read(begin, min(self.rows.count, begin + step))
-            block = core.PackedDatabase(array, self.rows.kind, threads)
+            block = core_similarity.PackedDatabase(array, self.rows.kind, threads)
             self._check(begin, block, skips)
             yield begin, block
 
-    def _check(self, begin: int, block: core.PackedDatabase, skips: bool) -> None:
+    def _check(self, begin: int, block: core_similarity.PackedDatabase, skips: bool) -> None:
         bad = None if self.skips or skips else block.bad_row(self.metric == "cos")
         if bad is not None:
             refuse_row(self.rows.name, begin + bad[0], finite=bad[1])
