@@ -131,7 +131,7 @@ def status_names() -> list[str]:
     Names of the numbers in `status`.
     """
 
-flat_quality: int = 3
+flat_quality: int = 6
 max_blur_side: int = 16383
 max_image_bytes: int = 268435456
 max_image_parts: int = 65536
