@@ -101,8 +101,8 @@ fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language mo
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
 	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python $(FUZZ_KEEP)
 
-cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
-	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda
+cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU; CUTLASS for the fused kernels)
+	$(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python" && cmake --build --preset cuda
 	$(BIN)/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
 
 wheel: $(VENV)/.wheel ## dist/*.whl: CPU wheels that carry their libraries, tried with a small run in an empty environment; PYTHONS=all for all at hand

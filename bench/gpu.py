@@ -1,8 +1,10 @@
-"""Checks and times the losses on one GPU with one command: ``python bench/gpu.py --out DIR --limit 470``.
+"""Checks and times losses and similarity on one GPU with one command: ``python bench/gpu.py --out DIR --limit 470``.
 
-Stages: environment, correctness (beside float64; hard cases), timing (beside its peers), compute-sanitizer where there
-is one. Each writes its rows to DIR/gpu.jsonl before the next begins, and begins only if there is time left; the table
-is printed last. Needs torch with CUDA and Triton; of this checkout only Python files (nothing has to be installed).
+Stages: environment, correctness of the losses (beside float64; hard cases) and of similarity (float64, to the bit),
+timing of both (beside their peers), compute-sanitizer where there is one. Each writes its rows to DIR/gpu.jsonl before
+the next begins, and begins only if there is time left; the tables are printed last. Needs torch with CUDA and Triton;
+of this checkout only Python files (nothing has to be installed), and build/cuda/libdcfast_cuda.so of ``make cuda`` for
+the fused kernels, where dcfast was not built with them.
 Peers that are not installed can be given as a directory of wheels (--wheels). Tile sizes that were measured are kept
 in DIR/tune.
 
@@ -118,11 +120,13 @@ def tiny_step() -> int:
 
 def stages(options: argparse.Namespace) -> list[tuple[str, float, Callable[[Run], None]]]:
     """(name, seconds it needs at least, function)."""
-    from bench import gpu_checks, gpu_device, gpu_timing
+    from bench import gpu_checks, gpu_device, gpu_similarity, gpu_similarity_timing, gpu_timing
 
     return [
         ("environment", 10, gpu_device.environment),
         ("correctness", 30, gpu_checks.correctness),
+        ("similarity", 30, gpu_similarity.correctness),
+        ("similarity timing", 60, gpu_similarity_timing.timing),
         ("timing", 30, lambda run: gpu_timing.timing(run, options.unpacked)),
         ("sanitizer", 30, sanitizer),
     ]
@@ -139,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_importable()
     if options.sanitize:
         return tiny_step()
-    from bench import gpu_losses, gpu_timing
+    from bench import gpu_losses, gpu_similarity_timing, gpu_timing
     from bench.gpu_device import Clock, Device, Run
 
     out = Path(options.out)
@@ -150,8 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.clock.left() < (0 if options.dry_run else needs_s):
             run.skipped.append(name)
             run.add("stage", name, note="skipped: no time left")
-            if name == "correctness":
-                run.fail("correctness: no time left to check")
+            if name in ("correctness", "similarity"):
+                run.fail(f"{name}: no time left to check")
             continue
         print(f"{name} ({run.clock.spent():.0f} s of {options.limit:.0f})", flush=True)
         try:
@@ -161,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.add("stage", name, checked=False, note=f"{type(error).__name__}: {error}"[:500])
         run.write()
     gpu_timing.print_table(run)
+    gpu_similarity_timing.print_table(run)
     if run.skipped:
         print(f"no time left for: {', '.join(run.skipped)}")
     print(f"{len(run.failures)} wrong answers; {len(run.rows)} rows in {out / 'gpu.jsonl'}; {run.clock.spent():.0f} s")

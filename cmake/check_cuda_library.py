@@ -1,10 +1,16 @@
-"""Checks a built libdcfast_cuda.so without a GPU: machine code for each architecture, and nothing of CUDA to load.
+"""Checks a built libdcfast_cuda.so without a GPU: machine code for each architecture, nothing of CUDA to load, and what
+the fused kernels are made of: tensor cores fed by TMA, no spilled register. Needs cuobjdump for these, the toolkit's or
+Triton's.
 
 Usage: python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,6 +47,49 @@ def architectures(library: bytes) -> set[str]:
     return found
 
 
+FUSED = 8
+"""Fused kernels: best and above, of bfloat16 and float16, cooperative and ping-pong."""
+
+
+def cuobjdump() -> str | None:
+    """The toolkit's, or the one that comes with Triton."""
+    places = ["/usr/local/cuda/bin"]
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.submodule_search_locations:
+        places.append(f"{triton.submodule_search_locations[0]}/backends/nvidia/bin")
+    return shutil.which("cuobjdump") or next((t for p in places if (t := shutil.which("cuobjdump", path=p))), None)
+
+
+def fused_faults(code: str) -> list[str]:
+    """What is wrong with the fused kernels of a dump of machine code, as sentences.
+
+    Args:
+        code: of ``cuobjdump --dump-sass``: kernels begin with ``Function : NAME``.
+    """
+    kernels = [part for part in code.split("Function : ")[1:] if "dcfast6select" in part.partition("\n")[0]]
+    faults = [] if len(kernels) == FUSED else [f"{len(kernels)} fused kernels, expected {FUSED}"]
+    for part in kernels:
+        names = part.partition("\n")[0]
+        kind = " ".join(re.findall(r"BestEpilogue|AboveEpilogue|Pingpong|Cooperative|bfloat16|half", names))
+        counts = {name: len(re.findall(rf"\b{name}\b", part)) for name in ("HGMMA", "UTMALDG", "STL", "LDL")}
+        print(f"  {kind}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        faults += [f"{kind}: no {name}" for name in ("HGMMA", "UTMALDG") if not counts[name]]
+        faults += [f"{kind}: {counts[name]} {name}, registers spill" for name in ("STL", "LDL") if counts[name]]
+    return faults
+
+
+def check_fused(path: Path) -> list[str]:
+    """Faults of the fused kernels; none where the library was built without them."""
+    if not ctypes.CDLL(str(path.resolve())).dcfast_select_built():
+        print("  no fused kernels: built without CUTLASS")
+        return []
+    tool = cuobjdump()
+    if tool is None:
+        return ["the machine code cannot be read: install the CUDA toolkit's cuobjdump, or Triton, which brings one"]
+    command = [tool, "--dump-sass", "--gpu-architecture", "sm_90a", str(path)]
+    return fused_faults(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main(argv: list[str]) -> int:
     """0 when the library is as it should be, else 1 with the reason on stderr."""
     path = Path(argv[0])
@@ -55,7 +104,10 @@ def main(argv: list[str]) -> int:
     if surplus:
         print(f"{path}: must load without CUDA's libraries, but needs {', '.join(surplus)}", file=sys.stderr)
         return 1
-    return 0
+    faults = check_fused(path)
+    for fault in faults:
+        print(f"{path}: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

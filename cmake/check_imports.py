@@ -68,6 +68,7 @@ DYNAMIC = {
     "dcfast.filters.functions": "a filter that is somebody's Python function, by its name",
     "dcfast.loss.backend": "torch's or Triton's backend",
     "dcfast.resharding": "public names, on first use",
+    "dcfast.similarity.gpu_screen": "the CUDA library or Triton's kernels, which need not be there",
     "dcfast.stages": "a stage, by its name",
     "dcfast.train.dali": "DALI, which need not be installed",
     "dcfast.world": "rendering, which needs Pillow",

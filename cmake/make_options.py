@@ -55,16 +55,19 @@ def option_table(parser: argparse.ArgumentParser) -> str:
 def text() -> str:
     """All of the file."""
     from dcfast.acquire.command import parser as import_pool
+    from dcfast.decontamination.command import parser as decontaminate
     from dcfast.dedup.calibration.command import parser as calibrate
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parser as import_evalset
+    from dcfast.evaluate.sets_command import sign_parser as sign_evalsets
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
     from dcfast.inspection.why import parser as why
     from dcfast.models.export import parser as export
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
+    from dcfast.run.dedup_command import parser as dedup
     from dcfast.run.options import parser as run
     from dcfast.status.command import parser as status
     from dcfast.study.command import parser as study
@@ -74,6 +77,9 @@ def text() -> str:
         "python -m dcfast.run": run(),
         "dcfast import": import_pool(),
         "dcfast evalsets import": import_evalset(),
+        "dcfast evalsets sign": sign_evalsets(),
+        "dcfast decontaminate --against": decontaminate(),
+        "dcfast dedup POOL": dedup(),
         "python -m dcfast.study": study(),
         "python -m dcfast.train": train(),
         "python -m dcfast.evaluate": evaluate(),

@@ -33,9 +33,20 @@ PAPERS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 # Captions and pages, in order. A page that is not named here stands under the last; one that is not there is left out.
 CONTENTS = {
     "Begin": ("first_pool", "install", "coming_from", "import", "cluster"),
-    "The workflow": ("filters", "features", "training", "evaluation", "study", "report", "world"),
+    "The workflow": ("filters", "dedup", "features", "training", "evaluation", "study", "report", "world"),
     "Look inside": ("status", "inspect", "pool_index", "calibration"),
-    "Reference": ("options", "errors", "formats", "limits", "loss", "kernels", "plugins", "api", "versions"),
+    "Reference": (
+        "options",
+        "errors",
+        "formats",
+        "limits",
+        "similarity",
+        "loss",
+        "kernels",
+        "plugins",
+        "api",
+        "versions",
+    ),
     "The house": ("architecture", "CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
 API = {

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import triton
-from dcfast.kernels import clip_kernels, siglip_kernels, tuning
+from dcfast.kernels import clip_kernels, siglip_kernels, similarity, similarity_kernels, tuning
 from dcfast.kernels.tuning import Config
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -30,11 +30,16 @@ TARGETS = {90: "HGMMA", 80: "HMMA"}
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 _INTEGERS = (
     *("M", "N", "D", "stride_i", "stride_t", "stride_a", "stride_b", "stride_o", "rows_n", "cols_n"),
-    *("first", "nbm", "nbn", "chunks", "per"),
+    *("first", "nbm", "nbn", "chunks", "per", "stride_r", "stride_c", "capacity"),
 )
-_ALIGNED = ("D", "stride_i", "stride_t", "stride_a", "stride_b", "stride_o")
+_ALIGNED = ("D", "stride_i", "stride_t", "stride_a", "stride_b", "stride_o", "stride_r", "stride_c")
 _FLOATS = ("row_weight", "col_weight", "unit")
-_FEATURES = {"image": ("bm", "bk"), "text": ("bn", "bk"), "a": ("bm", "bk"), "b": ("bn", "bk")}
+_FEATURES = {
+    **{"image": ("bm", "bk"), "text": ("bn", "bk"), "a": ("bm", "bk"), "b": ("bn", "bk")},
+    **{"rows": ("bm", "bk"), "cols": ("bn", "bk")},
+}
+_SELECT = ("select_best", "select_above")
+_POINTERS = {"flag": "*i32", "off": "*fp64", "place": "*i32", "keys": "*i32", "count": "*i64"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,9 @@ def builds(every: bool = False) -> Iterator[Build]:
                     yield Build(kernel, target, dtype, precision, config)
                 if kernel == "clip_grad_dots":  # the rare path runs with these tiles
                     yield Build(kernel, target, dtype, precision, configs[0], flagged=True)
+        for kernel in _SELECT:
+            for dtype in (torch.bfloat16, torch.float16) if every else (torch.bfloat16,):
+                yield Build(kernel, target, dtype, "ieee", similarity.HOPPER if target >= 90 else similarity.AMPERE)
         if every:
             for kernel in ("clip_sweep", "clip_grad"):
                 yield Build(kernel, target, torch.bfloat16, "ieee", tuning.SMALL)
@@ -93,6 +101,10 @@ def builds(every: bool = False) -> Iterator[Build]:
 
 def _source(build: Build) -> ASTSource:
     module = siglip_kernels if build.kernel == "siglip_tile" else clip_kernels
+    names = _INTEGERS
+    if build.kernel in _SELECT:
+        module = similarity_kernels
+        names = tuple(name for name in _INTEGERS if name != "first")  # here the best scores
     function, c, tma = getattr(module, build.kernel.removesuffix("_dots")), build.config, build.target >= 90
     width = _TYPES[build.dtype]
     constants: dict[str, object] = {
@@ -104,7 +116,7 @@ def _source(build: Build) -> ASTSource:
     for name in function.arg_names:
         if name in constants:
             signature[name] = "constexpr"
-        elif name in _INTEGERS:
+        elif name in names:
             signature[name] = "i32"
         elif name in _FLOATS:
             signature[name] = "fp32"
@@ -115,8 +127,7 @@ def _source(build: Build) -> ASTSource:
                 block[1] //= 2
             signature[name] = f"tensordesc<{width}[{block[0]},{block[1]}]>" if tma else f"*{width}"
         else:
-            kinds = {"flag": "*i32", "off": "*fp64"}
-            signature[name] = kinds.get(name, "*fp32")
+            signature[name] = _POINTERS.get(name, "*fp32")
     aligned = [["tt.divisibility", 16]]
     attributes = {
         (i,): aligned for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name in _ALIGNED
@@ -160,7 +171,8 @@ def problems(build: Build, result: Report) -> list[str]:
         out.append("loads tiles without TMA")
     if build.target < 90 and not counts["LDGSTS"]:
         out.append("loads tiles without asynchronous copies")
-    if counts["RED"] or counts["ATOM"]:
+    # a list of pairs is filled by atomics, and sorted by who asked for it
+    if (counts["RED"] or counts["ATOM"]) and build.kernel != "select_above":
         out.append("has atomics: results would depend on the order of programs")
     most = 232448 if build.target >= 90 else 166912
     if result.shared_bytes > most:

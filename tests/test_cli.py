@@ -26,7 +26,7 @@ def test_the_help_of_a_stage_is_its_own(stage: str, capsys: pytest.CaptureFixtur
     assert "--from" not in said
     before = STAGES[: STAGES.index(stage)]
     assert (f"must be done before: {', '.join(before)}." in said) == bool(before)
-    assert ("it is the program" in said) == (stage in ("train", "evaluate"))
+    assert ("it is the program" in said) == (stage in ("decontaminate", "train", "evaluate"))
 
 
 def test_a_stage_takes_no_other_stages(capsys: pytest.CaptureFixture[str]) -> None:

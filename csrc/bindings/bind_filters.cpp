@@ -1,6 +1,7 @@
-// dcfast._core.filters: the language model. dcfast.filters.language is its face.
+// dcfast._core.filters: the language model, and sampling by scores. dcfast.filters.language and .sampling are their faces.
 #include "bindings/boundary.hpp"
 #include "core/filters/language_model.hpp"
+#include "core/filters/score_sampling.hpp"
 
 namespace dcfast::bindings {
 
@@ -15,9 +16,18 @@ Array<std::int32_t> predict(const LanguageModel& model, const Input<std::uint8_t
   return own(std::move(out));
 }
 
+/// One of penalty and most_copies is 0.
+Array<std::uint32_t> draw(const Input<double, "scores">& scores, std::uint64_t total, double penalty, std::uint32_t most_copies,
+                          std::uint64_t draw_rows, std::uint64_t seed) {
+  const SamplingRule rule{total, penalty, most_copies, draw_rows, seed};
+  return own(enter_core([&](const Poll& poll) { return draw_copies(scores.view, rule, poll); }));
+}
+
 }  // namespace
 
 void bind_filters(py::module_& m) {
+  m.def("draw_copies", &draw, "scores"_a, "total"_a, py::kw_only(), "penalty"_a, "most_copies"_a, "draw"_a, "seed"_a,
+        "How often each row is drawn by its score: see csrc/core/filters/score_sampling.hpp.");
   py::class_<LanguageModel>(m, "LanguageModel", "A fastText model of languages: hierarchical softmax, dense or pruned and quantised.")
       .def(py::init([](const py::bytes& path) {
         const std::string name = path;

@@ -201,7 +201,10 @@ auto enter_core(const Run& run) {
 }
 
 void bind_access(py::module_& m);
+void bind_centroids(py::module_& m);
+void bind_embeddings(py::module_& m);
 void bind_filters(py::module_& m);
+void bind_hamming(py::module_& m);
 void bind_hashing(py::module_& m);
 void bind_images(py::module_& m);
 void bind_index(py::module_& m);

@@ -1,6 +1,8 @@
 // Device queries and a self test: what `dcfast doctor` asks before anything relies on the card.
 #include "cuda/device.h"
 
+#include "cuda/select.h"
+
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -66,6 +68,17 @@ int dcfast_cuda_self_test(int32_t device, void* stream) {
   return result != cudaSuccess ? result : err;
 }
 
-const char* dcfast_cuda_error_string(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
+const char* dcfast_cuda_error_string(int code) {
+  switch (code) {
+    case DCFAST_CUDA_NOT_FOR_THIS_CARD:
+      return "the fused kernels are for cards of compute capability 9.0 (H100, H200)";
+    case DCFAST_CUDA_NOT_BUILT:
+      return "this build has no fused kernels: CUTLASS was not found";
+    case DCFAST_CUDA_BAD_SHAPE:
+      return "the fused kernels want rows and columns, a depth that is a multiple of 8, and 16-byte alignment";
+    default:
+      return cudaGetErrorString(static_cast<cudaError_t>(code));
+  }
+}
 
 int32_t dcfast_cuda_build_version(void) { return CUDART_VERSION; }

@@ -1,4 +1,5 @@
-/* C ABI of libdcfast_cuda: pointers, sizes and a stream in; an error code out (0, or a cudaError_t). */
+/* C ABI of libdcfast_cuda: pointers, sizes and a stream in; an error code out (0, a cudaError_t, or a
+   negative one of cuda/select.h). */
 #ifndef DCFAST_CUDA_DEVICE_H
 #define DCFAST_CUDA_DEVICE_H
 

@@ -31,8 +31,11 @@ _PUBLIC = {
     "dcfast.loss": ("ClipLoss", "SigLipLoss", "cached_backward", "clip_loss", "clip_lse", "siglip_loss"),
     "dcfast.models.clip": ("ClipModel", "load_model"),
     "dcfast.resharding.run": ("reshard",),
-    "dcfast.similarity.centroids": ("kmeans", "nearest_centroids"),
+    "dcfast.similarity.centroids": ("kmeans",),
+    "dcfast.similarity.database": ("Database",),
     "dcfast.similarity.hamming": ("hamming_join",),
+    "dcfast.similarity.joins": ("any_above", "group_join", "join"),
+    "dcfast.similarity.search": ("assign", "row_max", "topk"),
     "dcfast.storage.hashing": ("hash_members",),
     "dcfast.uids": (
         *("load_subset", "save_subset", "uid_difference", "uid_format", "uid_intersect", "uid_isin", "uid_parse"),

@@ -19,8 +19,11 @@ from dcfast.index.refresh import refresh_index
 from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
 from dcfast.models.clip import ClipModel, load_model
 from dcfast.resharding.run import reshard
-from dcfast.similarity.centroids import kmeans, nearest_centroids
+from dcfast.similarity.centroids import kmeans
+from dcfast.similarity.database import Database
 from dcfast.similarity.hamming import hamming_join
+from dcfast.similarity.joins import any_above, group_join, join
+from dcfast.similarity.search import assign, row_max, topk
 from dcfast.storage.hashing import hash_members
 from dcfast.uids.sets import (
     load_subset,
@@ -42,6 +45,7 @@ __all__ = [
     "ClipLoss",
     "ClipModel",
     "CorruptDataError",
+    "Database",
     "DcfastError",
     "EvalsetError",
     "FilterError",
@@ -54,25 +58,30 @@ __all__ = [
     "SubsetError",
     "TarIndex",
     "__version__",
+    "any_above",
+    "assign",
     "cached_backward",
     "clip_loss",
     "clip_lse",
     "evaluate_model",
+    "group_join",
     "hamming_join",
     "hash_members",
     "index_tars",
     "iterate_uids",
+    "join",
     "kmeans",
     "load_model",
     "load_subset",
-    "nearest_centroids",
     "open_pool",
     "perceptual_hash",
     "read_members",
     "refresh_index",
     "reshard",
+    "row_max",
     "save_subset",
     "siglip_loss",
+    "topk",
     "uid_difference",
     "uid_format",
     "uid_intersect",

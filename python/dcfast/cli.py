@@ -19,8 +19,10 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast run ...        the whole workflow (the same as python -m dcfast.run)
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
+  dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
-  dcfast evalsets ...   an evaluation set of your own: evalsets import FOLDER
+  dcfast evalsets ...   import FOLDER: an evaluation set of your own; sign SETS: a file by which such pictures are found
+  dcfast decontaminate ...   with {decontaminate}: a pool compared with such files (python -m dcfast.decontamination)
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
@@ -64,6 +66,8 @@ def _stage(name: str, arguments: Sequence[str]) -> int:
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE[name]
+    if stage.placed_program and arguments and not arguments[0].startswith("-"):
+        return _main_of(stage.placed_program)(arguments)
     if any(word.partition("=")[0] in stage.program_options for word in arguments):
         return _main_of(f"{stage.program}.__main__")(arguments)
     return _main_of(PROGRAMS["run"])(arguments, name)
@@ -74,9 +78,12 @@ def parsers() -> dict[str, list[argparse.ArgumentParser]]:
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
+    found["evalsets"].append(importlib.import_module(PROGRAMS["evalsets"]).sign_parser())
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():
         found[name] = [run.parser(name)]
+        if stage.placed_program:
+            found[name].append(importlib.import_module(stage.placed_program).parser())
         if stage.program:
             found[name].append(importlib.import_module(f"{stage.program}.__main__").parser())
     return found

@@ -28,7 +28,9 @@ def test_dry_run(repo_root: Path, tmp_path: Path) -> None:
     done = run_gpu(repo_root, "--dry-run", "--out", str(tmp_path), "--limit", "600")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
-    assert {row["op"] for row in rows} >= {"environment", "copy", "mm", "check", "clip_step", "clip_part"}
+    ops = {row["op"] for row in rows}
+    assert ops >= {"environment", "copy", "mm", "check", "clip_step", "clip_part"}
+    assert ops >= {"assign", "join", "topk 1", "topk 10", "topk 32", "pool_join"}
     for row in rows:
         assert row["dry_run"] is True
         assert row["gpu"] == "none: dry run on the CPU"
@@ -60,7 +62,7 @@ def test_without_a_device(repo_root: Path, tmp_path: Path) -> None:
 def test_no_time_to_check_is_no_success(repo_root: Path, tmp_path: Path) -> None:
     done = run_gpu(repo_root, "--dry-run", "--out", str(tmp_path), "--limit", "1e-9")
     assert done.returncode == 1
-    assert "no time left for: environment, correctness, timing, sanitizer" in done.stdout
+    assert "no time left for: environment, correctness, similarity, similarity timing, timing, sanitizer" in done.stdout
     done = run_gpu(repo_root, "--limit", "0")
     assert done.returncode == 2
     assert "--limit must be positive" in done.stderr
@@ -82,6 +84,35 @@ gpu_checks.CHECKS = (gpu_checks.clip_answers,)
 gpu.stages = lambda options: [("correctness", 0, gpu_checks.correctness)]
 sys.exit(gpu.main(["--dry-run", "--out", sys.argv[2]]))
 """
+
+
+BROKEN_SIMILARITY = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+from bench import gpu, gpu_similarity
+right = gpu_similarity.screens
+def wrong(run):
+    screen = right(run)["torch"]
+    best_two = screen.best_two
+    def shifted(rows, cols):
+        high, place, following = best_two(rows, cols)
+        return high, place.flip(0), following.fill_(-9)
+    screen.best_two = shifted
+    return {"torch": screen}
+gpu_similarity.screens = wrong if sys.argv[1] == "wrong" else lambda run: {"torch": right(run)["torch"]}
+gpu.stages = lambda options: [("similarity", 0, gpu_similarity.correctness)]
+sys.exit(gpu.main(["--dry-run", "--out", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("wrong", 1), ("right", 0)])
+def test_a_wrong_answer_of_similarity_is_status_1(repo_root: Path, tmp_path: Path, how: str, status: int) -> None:
+    command = [sys.executable, "-c", BROKEN_SIMILARITY, how, str(tmp_path)]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == status, done.stderr[-2000:]
+    assert ("WRONG: similarity, torch" in done.stdout) == (how == "wrong")
+    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert any(row["provider"] == "fused kernels" and row["note"].startswith("absent: ") for row in rows)
 
 
 @pytest.mark.parametrize(("how", "says"), [("wrong", "WRONG: clip N=3 D=8 float32"), ("fails", "a launch failed")])

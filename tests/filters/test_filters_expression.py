@@ -96,7 +96,7 @@ ERRORS = [
     ("   ", "the expression is empty", 0, 1),
     ("basic_fliter & no_filter", "unknown filter 'basic_fliter'; did you mean 'basic_filter'?", 0, 12),
     ("no_filter & Basic_Filter", "did you mean 'basic_filter'?", 12, 24),
-    ("zzz", "unknown filter 'zzz'; known: basic_filter, characters, clip_score, column, contaminated", 0, 3),
+    ("zzz", "unknown filter 'zzz'; known: array, basic_filter, characters, clip_score, column, contaminated", 0, 3),
     ("clip_score", "clip_score needs b32 or l14", 0, 10),
     ("clip_score(l14)", "needs fraction=... or threshold=...; got neither", 0, 15),
     ("clip_score(l14, fraction=.3, threshold=.2)", "got both; give one of them", 0, 42),

@@ -138,7 +138,7 @@ def test_canonical_text(text: str, canonical: str) -> None:
         ("matches('a', colunm=url)", "matches has no argument 'colunm'; did you mean 'column'?"),
         (r"matches('\d')", 'a backslash is written \\\\, or the string r"..."'),
         ("matches('a{1000}{1000}')", "matches: Invalid regular expression"),
-        ("score(x, fraction=0.3)", "score needs a parquet file in quotes"),
+        ("score(x, fraction=0.3)", "score needs a parquet, npz or npy file in quotes"),
         ("score('x')", "score needs fraction=... or threshold=...; got neither"),
         ("score('x', fraction=0)", "fraction must be above 0 and at most 1"),
         ("score('x', fraction=1, column=uid)", "column must be that of the scores, not uid"),

@@ -116,8 +116,9 @@ def parsed(
 
     stage = STAGE_TABLE.get(words[1])
     is_program = stage and (as_module or any(word.partition("=")[0] in stage.program_options for word in words))
-    parser = parsers[words[1]][-1 if is_program else 0]
-    more = parser.prog.split()[2:] if parser.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``
-    rest = list(words[2:])
-    rest = rest[len(more) :] if rest[: len(more)] == more else rest
+    parser, rest = parsers[words[1]][-1 if is_program else 0], list(words[2:])
+    for other in parsers[words[1]]:
+        more = other.prog.split()[2:] if other.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``
+        if more and rest[: len(more)] == more:
+            parser, rest = other, rest[len(more) :]
     return parser.parse_args([word for word in rest if word != "..."])

@@ -7,9 +7,6 @@ TRITON_INTERPRET=1 reads {"case": name, "args": {...}} a line and answers {"erro
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -19,6 +16,7 @@ from dcfast.kernels import contrastive as kernels
 from dcfast.kernels import tuning
 from dcfast.kernels.tuning import Config
 from dcfast.loss.backend import BOTH, NLL, ClipStats
+from interpreter import answer_cases
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -371,14 +369,7 @@ def main() -> None:
     """Answers requests until the input ends."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy, on infinities that are meant
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = None
-        try:
-            CASES[request["case"]](**request["args"])
-        except BaseException:  # an assertion, a failing kernel: told to who asked
-            answer = traceback.format_exc()
-        print(json.dumps({"error": answer}), flush=True)
+    answer_cases(CASES)
 
 
 if __name__ == "__main__":

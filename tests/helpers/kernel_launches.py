@@ -1,4 +1,5 @@
-"""Run as a script, with no GPU: every launch of the losses as a GPU of the given capability gets it, but for the run.
+"""Run as a script, with no GPU: every launch of the losses and of similarity as a GPU of the given capability gets it,
+but for the run.
 
 Triton binds the arguments, decides what is constant or aligned, and compiles to machine code; nothing is loaded. Prints
 one JSON object: for each batch the kernels that were compiled for it, as [name, bytes of shared memory].
@@ -12,7 +13,7 @@ import types
 from typing import Any
 
 import torch
-from dcfast.kernels import contrastive, tuning
+from dcfast.kernels import contrastive, similarity, tuning
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -63,6 +64,12 @@ def step(rows: int, width: int, dtype: torch.dtype) -> None:
     contrastive.finish(raw[1], scale, scale, dtype, dot_with=text)
     contrastive.siglip_block(image, text, scale, None)
     contrastive.siglip_block(image, text, scale, scale, rows, grad=False)
+    screen, index = similarity.TritonScreen(), torch.zeros(rows, dtype=torch.int64)
+    screen.best_two(image, text)
+    screen.above(image, text, torch.zeros(rows), 1000 + rows)
+    screen.halved(image, torch.zeros(rows, dtype=torch.float64), text)
+    screen.pair_sums(image, text, index, index, True)
+    screen.pair_sums(image, text, index, index, False)
 
 
 def main() -> None:

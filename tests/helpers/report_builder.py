@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from dcfast.rundir.layout import evidence_schema, fate_schema
+from dcfast.dedup.evidence import evidence_schema
+from dcfast.rundir.layout import fate_schema
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from pool_builder import uid_of

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dcfast.dedup.evidence import evidence_schema
 from dcfast.dedup.records import SIGNATURE_DTYPE
 from dcfast.index.build import write_segment
 from dcfast.index.pool import MAX_SEGMENTS, group_files
@@ -33,7 +34,6 @@ from dcfast.rundir.layout import (
     EVIDENCE_TABLE,
     METADATA_SUBSET,
     OUTCOMES,
-    evidence_schema,
     fate_schema,
     outcome_run,
     segment_path,
@@ -331,6 +331,7 @@ def _evidence(simulation: Simulation, samples: Ints) -> pa.Table:
             "evalset_key": [f"s{sample % 50_000:07d}" for sample in samples],
             "method": ["content" if sample % 3 == 0 else "perceptual" for sample in samples],
             "distance": np.where(samples % 3 == 0, 0, samples % 9).astype(np.uint8),
+            "score": pa.nulls(n, pa.float32()),
         },
         schema=evidence_schema(),
     )

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+from interpreter import Run, interpreter
 
 pytest.importorskip("triton", reason="the kernels need Triton")
 pytestmark = pytest.mark.xdist_group("kernels")
-
-Run = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     """Runs a case of ``kernel_cases`` in a process with Triton's interpreter."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    worker = subprocess.Popen(
-        [sys.executable, str(HELPERS / "kernel_cases.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-
-    def ask(case: str, **args: object) -> None:
-        worker.stdin.write(json.dumps({"case": case, "args": args}) + "\n")
-        worker.stdin.flush()
-        answer = worker.stdout.readline()
-        assert answer, "the interpreter's process ended"
-        error = json.loads(answer)["error"]
-        assert error is None, error
-
-    with worker:
+    with interpreter("kernel_cases.py") as ask:
         yield ask
-        worker.stdin.close()
-        worker.wait(timeout=60)
 
 
 # tiles are 32 x 32 here

@@ -1,4 +1,4 @@
-"""The launches of the losses as a GPU would get them, up to the machine code, on a machine without one."""
+"""The launches of the losses and of similarity as a GPU gets them, up to the machine code, on a machine without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 
 ENTRIES = {
     *("clip_grad", "clip_online", "clip_restate", "clip_shift", "clip_stats", "clip_sweep", "row_dots", "row_norms"),
-    *("scale_cast", "seed_positives", "siglip_tile"),
+    *("scale_cast", "seed_positives", "siglip_tile", "select_best", "select_above", "pair_sums", "halve"),
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from dcfast import cli
 from dcfast.acquire import command as acquire
+from dcfast.decontamination import command as decontaminate
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
@@ -72,6 +73,18 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         lambda at: ["evalsets", "import", f"{at}/d", "--out", f"{at}/o"],
         evalsets,
         "import_evalset",
+    ),
+    "dcfast evalsets sign": (
+        cli.main,
+        lambda at: ["evalsets", "sign", f"{at}/d", "--out", f"{at}/o"],
+        evalsets,
+        "sign_evalsets",
+    ),
+    "dcfast decontaminate --against": (
+        cli.main,
+        lambda at: ["decontaminate", f"{at}/p", "--against", f"{at}/s", "--out", f"{at}/o"],
+        decontaminate,
+        "decontaminate_pool",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),

@@ -19,7 +19,7 @@ from dcfast.rundir.claim import read_settings
 from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
-from dcfast.stages.filter import scored
+from dcfast.stages.filter import score_files
 from pool_builder import plain_pool, uid_of
 
 COUNT = 60
@@ -57,7 +57,7 @@ def write_scores(path: Path, scores: dict[str, float | None], kind: str = "float
 def test_the_best_by_scores_of_ones_own(
     pool: Path, tmp_path: Path, kind: str, fraction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scored, "RUN_ROWS", 16)  # several runs, also of one row group
+    monkeypatch.setattr(score_files, "RUN_ROWS", 16)  # several runs, also of one row group
     rng = np.random.default_rng(3)
     values = np.round(rng.normal(0.2, 0.1, COUNT), 2).astype(kind)  # ties on purpose
     values[[5, 17]] = np.nan
@@ -124,11 +124,10 @@ def test_scores_that_cannot_be_read_are_said_before_any_work(pool: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_of_another_pool_are_said_to_be(pool: Path, tmp_path: Path) -> None:
+def test_scores_of_another_pool_are_refused(pool: Path, tmp_path: Path) -> None:
     write_scores(tmp_path / "s.parquet", {uid_of(5000): 1.0})
-    summary = filtered(pool, tmp_path / "run", f'score("{tmp_path}/s.parquet", threshold=0.5)')
-    assert summary.fates["kept"] == 0
-    assert any("none of the 60 metadata rows has a score: the uids are of another pool" in n for n in summary.notes)
+    with pytest.raises(PoolError, match="none of the 60 metadata rows has a score: the uids are of another pool"):
+        filtered(pool, tmp_path / "run", f'score("{tmp_path}/s.parquet", threshold=0.5)')
 
 
 def test_a_function_its_report_and_its_change(

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from dcfast._core.similarity import CentroidSums
 from dcfast.similarity import centroids as module
-from dcfast.similarity.centroids import (
-    Metric,
-    NearestCentroids,
-    initial_centroids,
-    kmeans,
-    kmeans_iteration,
-    nearest_centroids,
-)
+from dcfast.similarity import nearest
+from dcfast.similarity.centroids import initial_centroids, kmeans, kmeans_iteration
+from dcfast.similarity.nearest import Floats, Metric, NearestCentroids
 
 DEVICES = ["cpu", "cpu:0"]
-"""NumPy's product, and torch's, which GPUs have."""
+"""Exact scores of the core, and torch's products, which GPUs have."""
 
 
 def unit(n: int, d: int, seed: int = 0, dtype: type = np.float16) -> np.ndarray:
@@ -28,12 +27,16 @@ def unit(n: int, d: int, seed: int = 0, dtype: type = np.float16) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
 
 
+def nearest_centroids(points: Floats, centroids: Floats, **options: Any) -> npt.NDArray[np.int32]:
+    return NearestCentroids(centroids, **options)(points)
+
+
 def slow_nearest(points: np.ndarray, centroids: np.ndarray, metric: str) -> list[int]:
     labels = []
     for point in points.astype(np.float64):
         best, where = -np.inf, -1
         for i, centroid in enumerate(centroids.astype(np.float64)):
-            score = point @ centroid if metric == "inner_product" else -((point - centroid) ** 2).sum()
+            score = point @ centroid if metric == "ip" else -((point - centroid) ** 2).sum()
             if score > best:
                 best, where = score, i
         labels.append(where)
@@ -54,12 +57,13 @@ def slow_iteration(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarra
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TILE", {"cpu": (8, 5), "cuda": (8, 5)})
+    monkeypatch.setattr(nearest, "_TILE", {"cpu": (8, 5), "cuda": (8, 5)})
+    monkeypatch.setattr(module, "_TILE_ROWS", 8)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 31])
 @pytest.mark.parametrize("k", [1, 4, 5, 6, 13])
-@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_nearest_is_the_slow_answer(n: int, k: int, metric: Metric, device: str, small_tiles: None) -> None:
     points, centroids = unit(n, 6, seed=n), unit(k, 6, seed=100 + k, dtype=np.float32) * 0.8
@@ -86,8 +90,8 @@ def test_points_without_embedding_have_no_centroid(device: str) -> None:
 
 def test_the_processor_needs_no_torch() -> None:
     code = (
-        "import sys, numpy as np; from dcfast.similarity.centroids import nearest_centroids as find;"
-        "print(find(np.eye(3, dtype=np.float16), np.eye(3, dtype=np.float32)).tolist());"
+        "import sys, numpy as np; from dcfast.similarity.nearest import NearestCentroids;"
+        "print(NearestCentroids(np.eye(3, dtype=np.float32))(np.eye(3, dtype=np.float16)).tolist());"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
@@ -186,3 +190,54 @@ def test_spherical_centroids_have_length_one() -> None:
 def test_bad_arguments(call: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("d", [3, 7, 8, 129, 300])
+def test_the_sums_are_exact_for_all_widths(d: int, device: str) -> None:
+    points = unit(700, d, seed=d)
+    before = initial_centroids([points], 5)
+    new, counts, _ = kmeans_iteration([points], before, device=device)
+    labels = nearest_centroids(points, before, metric="l2", device=device)
+    whole = [[int(v) for v in (points[labels == i].astype(np.float64) * 2**24).sum(axis=0)] for i in range(5)]
+    assert counts.all()
+    for i in range(5):
+        assert new[i].tolist() == [np.float32(v / (int(counts[i]) * 2**24)) for v in whole[i]]
+
+
+def test_the_plain_loop_adds_the_same() -> None:
+    code = (
+        "import sys, numpy as np; from dcfast._core.similarity import CentroidSums;"
+        "x = np.random.default_rng(3).normal(size=(50, 45)).astype(np.float32).clip(-2, 2);"
+        "s = CentroidSums(3, 45); q = s.add(x.reshape(-1), np.arange(50) % 3, 2);"
+        "sums, counts = s.take(); print(hash(sums.tobytes() + counts.tobytes()), q)"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "DCFAST_ISA": isa, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for isa in ("baseline", "avx2")
+    }
+    assert len(answers) == 1
+    assert answers != {""}
+
+
+def test_sums_of_what_is_no_cluster_or_no_number_are_refused() -> None:
+    points = np.ones((4, 3), np.float32)
+    with pytest.raises(ValueError, match="labels must be 0 to 1; got 2: give"):
+        CentroidSums(2, 3).add(points.reshape(-1), np.array([0, 1, 2, 0]), 1)
+    with pytest.raises(ValueError, match="points must have 3 rows of 3 numbers; got 12 numbers"):
+        CentroidSums(2, 3).add(points.reshape(-1), np.array([0, 1, 0]), 1)
+    for bad in (np.nan, np.inf, 2.5):
+        points[1, 2] = bad
+        assert not CentroidSums(2, 3).add(points.reshape(-1), np.zeros(4, np.int64), 1)
+
+
+def test_progress_counts_points_of_all_iterations() -> None:
+    told: list[tuple[int, int]] = []
+    kmeans([unit(300, 4), unit(200, 4, 1)], 3, iterations=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(300, 1000), (500, 1000), (800, 1000), (1000, 1000)]

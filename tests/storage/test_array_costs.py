@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError, SubsetError
 from dcfast.storage import npz, zip_directory
-from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, parse_array
+from dcfast.storage.npz import iterate_npz, load_array, map_npz, npz_arrays, parse_array
 from dcfast.uids import load_subset, merge_runs, open_records
 
 ZEROS = bytes(1 << 20)
@@ -56,6 +56,7 @@ PATHS: dict[str, tuple[Callable[[Path], Any], tuple[type[Exception], ...]]] = {
     "open_records": (open_records, (CorruptDataError,)),
     "merge_runs": (lambda path: merge_runs([path], path.with_name("merged.npy")), (CorruptDataError,)),
     "npz_arrays": (lambda path: npz_arrays(packed(path)), (CorruptDataError,)),
+    "map_npz": (lambda path: map_npz(packed(path), "a"), (CorruptDataError,)),
     "iterate_npz": (lambda path: [len(block) for block in iterate_npz(packed(path), "a")], (CorruptDataError,)),
 }
 

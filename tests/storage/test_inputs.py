@@ -52,9 +52,9 @@ def checkpoint(path: Path) -> Any:
 
 def embeddings(path: Path) -> Any:
     pytest.importorskip("torch")
-    from dcfast.stages.filter.clusters import _load_embeddings
+    from dcfast.stages.filter.clusters import load_embeddings
 
-    return _load_embeddings(path, "centroids")
+    return load_embeddings(path, "centroids")
 
 
 def shard_of_a_set(path: Path) -> Any:

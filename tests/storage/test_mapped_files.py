@@ -139,7 +139,9 @@ MAPPED = {
     "resharding/boxes.py", "resharding/plan.py", "stages/decontaminate.py", "stages/verify.py", "train/source.py",
     "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/centroids.py",
     "report/facts/metadata_rows.py", "features/metadata.py",
-    "stages/filter/scored.py", "stages/filter/outcomes.py", "inspection/copies.py", "inspection/facts.py",
+    "stages/filter/score_columns.py", "stages/filter/score_arrays.py", "stages/filter/semantic.py",
+    "stages/filter/item_clusters.py",
+    "stages/filter/outcomes.py", "inspection/copies.py", "inspection/facts.py",
 }  # fmt: skip
 """Users of ``load_array(..., mmap=True)``, which the table has as "centroids", "columns first", "signatures"
 and "scores"."""

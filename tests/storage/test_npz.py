@@ -6,6 +6,7 @@ import ast
 import io
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import dcfast
@@ -18,6 +19,7 @@ from dcfast.storage.npz import (
     array_bytes,
     iterate_npz,
     load_array,
+    map_npz,
     npz_arrays,
     parse_array,
     save_array,
@@ -215,6 +217,23 @@ def test_more_bytes_than_the_array_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     path.write_bytes(array_bytes(np.arange(3)) + b"more")
     assert load_array(path).tolist() == load_array(path, mmap=True).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_of_an_npz_is_mapped_or_read(save: Callable[..., None], tmp_path: Path) -> None:
+    arrays = {
+        "a": np.random.default_rng(0).normal(size=(301, 7)).astype(np.float16),
+        "none": np.empty((0, 7), np.float32),
+        "long": np.arange(100_000),
+    }
+    save(tmp_path / "x.npz", **arrays)
+    for name, array in arrays.items():
+        got = map_npz(tmp_path / "x.npz", name)
+        assert got.dtype == array.dtype
+        assert np.array_equal(got, array)
+        assert np.array_equal(got[[0, -1]] if len(got) else got, array[[0, -1]] if len(array) else array)
+    with pytest.raises(CorruptDataError, match="holds no array 'b'"):
+        map_npz(tmp_path / "x.npz", "b")
 
 
 def test_npy_and_npz_are_read_and_written_here_alone() -> None:

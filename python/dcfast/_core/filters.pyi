@@ -9,7 +9,7 @@ import typing
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["LanguageModel"]
+__all__: list[str] = ["LanguageModel", "draw_copies"]
 
 class LanguageModel:
     """
@@ -41,3 +41,16 @@ class LanguageModel:
         """
         The number of the most likely label of each text, -1 for none.
         """
+
+def draw_copies(
+    scores: numpy.typing.NDArray[numpy.float64],
+    total: typing.SupportsIndex,
+    *,
+    penalty: typing.SupportsFloat | typing.SupportsIndex,
+    most_copies: typing.SupportsIndex,
+    draw: typing.SupportsIndex,
+    seed: typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    How often each row is drawn by its score: see csrc/core/filters/score_sampling.hpp.
+    """

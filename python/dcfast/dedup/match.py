@@ -1,59 +1,152 @@
-"""Pool images matched with evaluation images: by content hash and by perceptual hash."""
+"""Pool pictures matched with evaluation pictures: by content hash, perceptual hashes and descriptors, exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_join
-from dcfast.storage.parquet import read_table
+from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
+from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
+from dcfast.images.signatures import FLAT_QUALITY, hash_variants
+from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
 JOIN_ROWS = 65_536
-"""Pool pictures compared at a time, which bounds the pairs in memory."""
+"""Pool pictures compared at a time."""
+MOST_PAIRS = 1 << 20
+"""Pairs held at a time: fewer pictures are compared at a time where they are alike in crowds."""
+
+Ints = npt.NDArray[np.int64]
 
 
-class Hit(NamedTuple):
-    """A row of the pool whose picture is an evaluation picture, or near it: bits that the hashes differ in."""
+class Limits(NamedTuple):
+    """How near is near.
 
-    row: int
-    picture: int
-    distance: int
+    Attributes:
+        bits, bits256: most bits in which perceptual hashes of 64 and of 256 bits differ; None: not compared.
+        scores: name of a descriptor -> least inner product.
+        content: whether content hashes are compared.
+        turned: whether the evaluation pictures are looked for turned and mirrored, too, by the hashes of 256 bits.
+    """
+
+    bits: int | None
+    bits256: int | None
+    scores: dict[str, float]
+    content: bool = True
+    turned: bool = False
+
+
+class Hits(NamedTuple):
+    """Pool pictures that are evaluation pictures, by one method: of each row and set the nearest picture.
+
+    Attributes:
+        row, picture: (n,) int64, sorted by row, then set.
+        near: (n,) float32, bits in which hashes differ, or the score of descriptors.
+    """
+
+    method: str
+    row: Ints
+    picture: Ints
+    near: npt.NDArray[np.float32]
+
+
+class Described(NamedTuple):
+    """The descriptors of one model, (n, dim) float32, ready to be searched, and (n,) int64, of which pictures."""
+
+    info: DescriptorInfo
+    picture: Ints
+    database: Database
 
 
 class EvalImages:
-    """The readable pictures of all evaluation sets, as columns: ``set_id``, and ``place`` in the set's table."""
+    """The readable pictures of the sets of some signature files.
 
-    def __init__(self, names: Sequence[str], tables: list[Path]) -> None:
-        self.names = names
-        self.tables = [read_table(path) for path in tables]
-        # there is at least one evaluation set, though perhaps none of its pictures is readable
-        places = [np.flatnonzero(table["status"].to_numpy() == 0) for table in self.tables]
-        self.place = np.concatenate(places)
-        self.set_id = np.repeat(np.arange(len(places)), [len(place) for place in places])
+    Attributes:
+        sets: what is told of each set.   set_id: (n,) int64, the set of each picture.   records: (n,), its signature.
+        descriptors: by the model's name.
+    Memory: about 200 bytes a picture, and its descriptors; twice that while a file is read.
+    """
 
-        def readable(name: str) -> npt.NDArray[np.uint64]:
-            parts = zip(self.tables, places, strict=True)
-            return np.concatenate([table[name].to_numpy()[place] for table, place in parts])
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Reads signature files, each held against its fingerprints. Errors: ``read_headers``, ``SignatureFile``."""
+        self.sets: list[SignedSet] = []
+        self._parts: list[Rows] = []
+        read_headers(files)
+        infos: dict[str, DescriptorInfo] = {}
+        columns: dict[str, list[tuple[int, Rows, int]]] = {}
+        self._begin = [0]
+        for file in files:
+            with SignatureFile(file) as opened:
+                rows = _readable(opened.read(), len(self.sets))
+                self.sets += opened.header.sets
+            for column, info in enumerate(opened.header.descriptors):
+                infos[info.name] = info
+                columns.setdefault(info.name, []).append((self._begin[-1], rows, column))
+            self._parts.append(rows)
+            self._begin.append(self._begin[-1] + len(rows))
+        records = np.concatenate([part.records for part in self._parts])
+        self.set_id = np.concatenate([part.set_id for part in self._parts])
+        self.records = records
+        # sorted by content for look-ups; within equal content by picture, so that the first is always the same
+        readable = np.flatnonzero(records["status"] == 0)
+        self.by_content = readable[np.lexsort((readable, records["h1"][readable], records["h0"][readable]))]
+        self.content = np.empty(len(readable), dtype="u8,u8")
+        self.content["f0"], self.content["f1"] = (records[name][self.by_content] for name in ("h0", "h1"))
+        self.descriptors = {name: _described(infos[name], parts) for name, parts in columns.items()}
 
-        h0, h1, self.phash = readable("h0"), readable("h1"), readable("phash")
-        # sorted by content for look-ups; within equal content by set and place, so that the first is always the same
-        self.by_content = np.lexsort((self.place, self.set_id, h1, h0))
-        self.content = np.empty(len(h0), dtype="u8,u8")
-        self.content["f0"], self.content["f1"] = h0[self.by_content], h1[self.by_content]
-        self.structured = np.flatnonzero(readable("flat") == 0)
+    def __len__(self) -> int:
+        return len(self.set_id)
 
-    def key(self, picture: int) -> tuple[str, str, str]:
-        number, place = int(self.set_id[picture]), int(self.place[picture])
-        table = self.tables[number]
-        return self.names[number], table["shard"][place].as_py(), table["key"][place].as_py()
+    def keys(self, pictures: Ints) -> tuple[list[str], list[str], list[str]]:
+        """Names of the sets, shards and keys of some pictures."""
+        part = np.searchsorted(self._begin, pictures, side="right") - 1
+        shards, keys = [], []
+        for file, picture in zip(part.tolist(), pictures.tolist(), strict=True):
+            at = picture - self._begin[file]
+            shards.append(self._parts[file].shard[at].as_py())
+            keys.append(self._parts[file].key[at].as_py())
+        return [self.sets[number].name for number in self.set_id[pictures].tolist()], shards, keys
 
 
-def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArray[np.int64]) -> list[Hit]:
+def _readable(rows: Rows, first_set: int) -> Rows:
+    """Those of rows that have a hash or a descriptor, their sets numbered over all files."""
+    import pyarrow as pa
+
+    chosen = rows.records["status"] == 0
+    for vectors in rows.descriptors:
+        chosen |= vectors.any(axis=1)
+    at = np.flatnonzero(chosen)
+    shard, key = (text.take(pa.array(at)) for text in (rows.shard, rows.key))
+    return Rows(rows.set_id[at] + first_set, shard, key, rows.records[at], [some[at] for some in rows.descriptors])
+
+
+def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Described:
+    vectors = [rows.descriptors[column] for _, rows, column in parts]
+    there = [np.flatnonzero(some.any(axis=1)) for some in vectors]
+    pictures = np.concatenate([begin + at for (begin, _, _), at in zip(parts, there, strict=True)])
+    chosen = np.concatenate([some[at] for some, at in zip(vectors, there, strict=True)])
+    return Described(info, pictures, Database(chosen, metric="ip"))
+
+
+def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """(n,) bool of (n, d): which rows are finite and not zero; the others match nothing."""
+    valid: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    return valid
+
+
+def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
+    """Which pictures match others by a perceptual hash: there are no bits to compare in one that is flat."""
+    flat = records["flat"] == 1 if method == PERCEPTUAL else records["quality"] < FLAT_QUALITY
+    has: npt.NDArray[np.bool_] = (records["status"] == 0) & ~flat
+    return has
+
+
+def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> Hits:
     """Equal bytes: the first picture of each evaluation set.
 
     Args:
@@ -62,44 +155,108 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArr
     queries = np.empty(len(rows), dtype="u8,u8")
     queries["f0"], queries["f1"] = pool["h0"][rows], pool["h1"][rows]
     first, count = uid_lookup(evals.content, queries, threads=1)
-    hits: list[Hit] = []
-    for i in np.flatnonzero(count > 0):
-        pictures = evals.by_content[int(first[i]) : int(first[i]) + int(count[i])]
-        _, firsts = np.unique(evals.set_id[pictures], return_index=True)
-        hits += [Hit(int(rows[i]), picture, 0) for picture in pictures[firsts].tolist()]
-    return hits
-
-
-def _joined(
-    hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], others: npt.NDArray[np.uint64], max_distance: int
-) -> Iterator[tuple[npt.NDArray[np.int64], HammingPairs]]:
-    """(rows of a block, its Hamming pairs); blocks shrink where a crowd of alike pictures makes too many pairs."""
-    start, size = 0, JOIN_ROWS
-    while start < len(rows):
-        block = rows[start : start + size]
-        try:
-            pairs = hamming_join(np.ascontiguousarray(hashes[block]), others, max_distance, threads=1)
-        except ValueError:
-            if len(block) * len(others) <= DEFAULT_MAX_PAIRS:
-                raise  # not for the number of pairs
-            size = max(1, len(block) // 2)
-            continue
-        yield block, pairs
-        start += len(block)
+    owner = np.repeat(np.arange(len(rows)), count)
+    inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    picture = evals.by_content[np.repeat(first, count) + inside]
+    return _nearest(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
 
 
 def near_matches(
-    evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArray[np.int64], max_distance: int
-) -> list[Hit]:
-    """The nearest picture of each evaluation set. Arguments as of ``exact_matches``."""
-    hits: list[Hit] = []
-    for block, pairs in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
-        # the indices are unsigned: NumPy would make floats of them together with signed ones
-        row, picture = block[pairs.ia.astype(np.int64)], evals.structured[pairs.ib.astype(np.int64)]
-        sets = evals.set_id[picture]
-        order = np.lexsort((picture, pairs.distance, sets, row))  # nearest first; ties to the first picture
-        row, picture, sets, distance = row[order], picture[order], sets[order], pairs.distance[order]
-        first = np.ones(len(row), dtype=bool)
-        first[1:] = (row[1:] != row[:-1]) | (sets[1:] != sets[:-1])
-        hits += map(Hit, row[first].tolist(), picture[first].tolist(), distance[first].tolist())
-    return hits
+    evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints, most: int, method: str, *, turned: bool = False
+) -> Hits:
+    """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing.
+
+    ``turned``: of 256 bits, the nearest of the eight ways of turning and mirroring an evaluation picture.
+    """
+    name = "phash" if method == PERCEPTUAL else "phash256"
+    records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
+    others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
+    if turned and method == PERCEPTUAL_256:
+        variants = hash_variants(others)
+        chosen, others = np.repeat(chosen, variants.shape[1]), np.ascontiguousarray(variants.reshape(-1, 4))
+
+    def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
+        found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
+        return found.ia, found.ib, found.distance.astype(np.float32)
+
+    return _joined(evals, method, rows, chosen, pairs)
+
+
+def descriptor_matches(
+    evals: EvalImages, name: str, vectors: npt.NDArray[np.floating], least: float, rows: Ints | None = None
+) -> Hits:
+    """The nearest picture of each evaluation set by the inner product of descriptors, from ``least`` on.
+
+    Args:
+        vectors: (n, d) of the pool.   rows: of them, all that are valid; None: looked for.
+    """
+    described = evals.descriptors[name]
+    chosen = np.flatnonzero(valid_descriptors(vectors)) if rows is None else rows
+
+    def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
+        queries = np.ascontiguousarray(vectors[block], np.float32)
+        found = join(queries, described.database, least, max_pairs=most_pairs, threads=1)
+        return found.ia, found.ib, found.scores
+
+    return _joined(evals, f"{DESCRIPTOR}{name}", chosen, described.picture, pairs)
+
+
+_Pairs = Callable[[Ints, int], tuple[Ints, Ints, npt.NDArray[np.float32]]]
+
+
+def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs) -> Hits:
+    """The nearest of all pairs, a block of rows at a time."""
+    found = [
+        _nearest(evals, method, block[ia], pictures[ib], near)
+        for block, (ia, ib, near) in _blocks(rows, len(pictures), pairs)
+    ]
+    if not found:
+        return Hits(method, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    return Hits(method, *(np.concatenate([hits[i] for hits in found]) for i in (1, 2, 3)))
+
+
+def _blocks(
+    rows: Ints, others: int, pairs: _Pairs
+) -> Iterator[tuple[Ints, tuple[Ints, Ints, npt.NDArray[np.float32]]]]:
+    """(rows of a block, its pairs); blocks shrink where a crowd of alike pictures makes too many."""
+    start, size = 0, JOIN_ROWS
+    while start < len(rows) and others:
+        block = rows[start : start + size]
+        most = MOST_PAIRS if len(block) > 1 else max(MOST_PAIRS, others)
+        try:
+            found = pairs(block, most)
+        except ValueError:
+            if len(block) * others <= most:
+                raise  # not for the number of pairs
+            size = max(1, len(block) // 2)
+            continue
+        yield block, found
+        start += len(block)
+
+
+def _nearest(evals: EvalImages, method: str, row: Ints, picture: Ints, near: npt.NDArray[np.float32]) -> Hits:
+    """Of pairs the nearest of each row and set; ties to the first picture."""
+    sets = evals.set_id[picture]
+    order = np.lexsort((picture, -near if method.startswith(DESCRIPTOR) else near, sets, row))
+    row, picture, sets, near = row[order], picture[order], sets[order], near[order]
+    first = np.ones(len(row), dtype=bool)
+    first[1:] = (row[1:] != row[:-1]) | (sets[1:] != sets[:-1])
+    return Hits(method, row[first], picture[first], near[first])
+
+
+def all_matches(
+    evals: EvalImages, pool: npt.NDArray[np.void], limits: Limits, described: dict[str, npt.NDArray[np.floating]]
+) -> list[Hits]:
+    """The hits of each method over some pool pictures.
+
+    Args:
+        pool: their signature records.   described: name of a model -> (n, d) descriptors of the same pictures.
+    """
+    readable = np.flatnonzero(pool["status"] == 0)
+    near = partial(near_matches, evals, pool, readable)
+    hits = [exact_matches(evals, pool, readable if limits.content else readable[:0])]
+    for most, method in ((limits.bits, PERCEPTUAL), (limits.bits256, PERCEPTUAL_256)):
+        if most is not None:
+            hits.append(near(most, method, turned=limits.turned))
+    names = sorted(described.keys() & evals.descriptors.keys() & limits.scores.keys())
+    return hits + [descriptor_matches(evals, name, described[name], limits.scores[name]) for name in names]

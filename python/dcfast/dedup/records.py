@@ -13,9 +13,10 @@ from dcfast.images.signatures import Signatures, image_signatures, signatures_of
 from dcfast.index.segments import Segment
 
 _SIZES = [("width", "<u4"), ("height", "<u4")]
-_HASHES = [("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8")]
-SIGNATURE_DTYPE = np.dtype([("status", "u1"), ("flat", "u1"), *_SIZES, *_HASHES])
-"""status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
+_HASHES = [("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8"), ("phash256", "<u8", (4,))]
+SIGNATURE_DTYPE = np.dtype([("status", "u1"), ("flat", "u1"), ("quality", "u1"), *_SIZES, *_HASHES])
+"""status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first; phash,
+phash256: perceptual hashes of 64 and of 256 bits, which match nothing where ``flat``, or ``quality`` is too low."""
 
 ABSENT = 255
 """Status of a sample without a picture."""
@@ -29,7 +30,7 @@ def sign_images(segment: Segment, paths: Sequence[str]) -> npt.NDArray[np.void]:
         rows = np.flatnonzero(shard == number)
         if len(rows):
             places = offset[rows].astype(np.uint64), size[rows].astype(np.uint64)
-            records[rows] = _records(image_signatures(path, *places, threads=1))
+            records[rows] = _records(image_signatures(path, *places, threads=1, wide=True))
     return records
 
 
@@ -38,7 +39,7 @@ def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> npt.NDArray[np.void
     records = _absent(len(pictures))
     for row, encoded in enumerate(pictures):
         with suppress(BadImage):
-            records[row : row + 1] = _records(signatures_of([encoded()], threads=1))
+            records[row : row + 1] = _records(signatures_of([encoded()], threads=1, wide=True))
     return records
 
 
@@ -50,7 +51,7 @@ def _absent(count: int) -> npt.NDArray[np.void]:
 
 def _records(signatures: Signatures) -> npt.NDArray[np.void]:
     records = np.empty(len(signatures.status), SIGNATURE_DTYPE)
-    for name in ("status", "flat", "width", "height", "phash"):
+    for name in ("status", "flat", "quality", "width", "height", "phash", "phash256"):
         records[name] = getattr(signatures, name)
     records["h0"], records["h1"] = signatures.content_hash["f0"], signatures.content_hash["f1"]
     return records

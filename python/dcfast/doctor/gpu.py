@@ -58,7 +58,8 @@ def _cuda_library_row(has_driver: bool) -> Row:
     try:
         module = importlib.import_module("dcfast._cuda")
         version = int(module.build_version)
-        built = f"built with CUDA {version // 1000}.{version % 1000 // 10}"
+        kernels = "with" if module.select_built else "without"
+        built = f"built with CUDA {version // 1000}.{version % 1000 // 10}, {kernels} fused similarity kernels"
     except Exception as error:  # a library that does not load is the finding
         return Row(name, "broken", describe(error), _BUILD)
     try:

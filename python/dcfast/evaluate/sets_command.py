@@ -1,11 +1,13 @@
-"""``dcfast evalsets import FOLDER --out EVALSETS``: the command line."""
+"""``dcfast evalsets import FOLDER --out EVALSETS`` and ``dcfast evalsets sign SETS --out FILE``: the command lines."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
+from dcfast.dedup.signature_file import SignedSet
 from dcfast.evaluate.import_set import EvalsetOptions, EvalsetReport, import_evalset
+from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of
@@ -24,16 +26,36 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def sign_parser() -> argparse.ArgumentParser:
+    """The command line of ``dcfast evalsets sign``."""
+    p = ArgumentParser(
+        prog="dcfast evalsets sign",
+        description="Write hashes and descriptors of evaluation sets to a file, by which their pictures are found in a "
+        "pool without the sets.",
+        epilog="The same command goes on where it was stopped, set by set. Docs: docs/decontaminate.md.",
+    )
+    add_options(p, SignOptions)
+    return p
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``dcfast evalsets``; returns the exit status."""
     p = ArgumentParser(
-        prog="dcfast evalsets", description="Evaluation sets of one's own.", epilog="Docs: docs/import.md."
+        prog="dcfast evalsets",
+        description="Evaluation sets of one's own, and files to find evaluation pictures by.",
+        epilog="Docs: docs/import.md.",
     )
     p.add_argument(
-        "action", choices=("import",), help="import FOLDER: `dcfast evalsets import --help` lists its options"
+        "action",
+        choices=("import", "sign"),
+        help="import FOLDER, or sign SETS: `dcfast evalsets import --help` lists the options of it",
     )
     p.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    rest: list[str] = p.parse_args(argv).rest
+    given = p.parse_args(argv)
+    rest: list[str] = given.rest
+    if given.action == "sign":
+        signing = sign_parser().parse_args(rest)
+        return run_command(lambda: _sign(signing), "stopped; the same command goes on where it was")
     arguments = parser().parse_args(rest)
     return run_command(lambda: _main(arguments), "stopped; nothing was made of it: give the same command again")
 
@@ -43,6 +65,29 @@ def _main(arguments: argparse.Namespace) -> int:
     options = made_of(EvalsetOptions, given_options(arguments, EvalsetOptions))
     say("\n".join(_lines(options, import_evalset(options))))
     return DONE
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    log_printably()
+    options = made_of(SignOptions, given_options(arguments, SignOptions))
+    say("\n".join(_signed_lines(options, sign_evalsets(options))))
+    return DONE
+
+
+def _signed_lines(options: SignOptions, signed: list[SignedSet]) -> list[str]:
+    return [
+        *(
+            f"{one.name}: {one.pictures:,} pictures, {one.unreadable:,} unreadable, {one.flat:,} flat; fingerprint "
+            f"{one.fingerprint[:16]}"
+            for one in signed
+        ),
+        *(
+            f"note: {one.name}: {file} {message}; pictures of it may be missing"
+            for one in signed
+            for file, message in one.damage
+        ),
+        f"next: dcfast decontaminate POOL --against {options.out} --out found",
+    ]
 
 
 def _lines(options: EvalsetOptions, report: EvalsetReport) -> list[str]:

@@ -13,9 +13,12 @@ import numpy.typing as npt
 from dcfast.errors import PoolError
 from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term, build_without_code
-from dcfast.filters.expression import And, Expression, Not, Or, parse
+from dcfast.filters.expression import And, Call, Expression, Not, Or, parse
 from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
+from dcfast.filters.sample_terms import SAMPLE, refuse_misplaced
+from dcfast.filters.sampling import Sampling
+from dcfast.filters.score_sources import ScoreSource
 from dcfast.filters.term import (
     GCLD3,
     LANGUAGE_MODEL,
@@ -25,7 +28,6 @@ from dcfast.filters.term import (
     ClusterRows,
     Clusters,
     Rows,
-    ScoreFile,
     Term,
 )
 from dcfast.filters.thresholds import Quantile
@@ -48,6 +50,10 @@ def _terms(node: Expression) -> Iterator[Term]:
 
 def _cost(node: Expression) -> float:
     return sum(term.cost for term in _terms(node))
+
+
+def _is_sampling(node: Expression) -> bool:
+    return isinstance(node, Term) and node.sampling is not None
 
 
 def _holds(node: Expression, rows: Rows, pending: Mask) -> Mask:
@@ -88,9 +94,11 @@ class Filter:
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
         quantiles: (column, fraction) pairs whose threshold is needed; ``thresholds`` is keyed by their ``.key``.
         clusters: whose membership is needed; the ``clusters`` of ``evaluate`` are keyed by their ``.key``.
-        scores: files whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, which is also
-            the ``column`` of a quantile of theirs.
+        scores: sources whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, also the
+            ``column`` of a quantile of theirs.
+        score_limits: the first limit on each of these by its key: what is written, or the quantile.
         functions: in Python, that it asks; see ``check_functions``.
+        sampling: what copies are drawn among the rows that pass the rest; None where all of them are kept once.
         unasked: canonical text of the terms in Python that are not run, see ``compile_filter``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
         reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
@@ -100,7 +108,10 @@ class Filter:
         self.text = text
         self._root = root
         self._canonical = str(root)
-        self._clauses = root.children if isinstance(root, And) else (root,)
+        clauses = root.children if isinstance(root, And) else (root,)
+        # what is drawn depends on the others, wherever it is written: its reason comes last
+        self._clauses = tuple(sorted(clauses, key=_is_sampling))
+        self.sampling: Sampling | None = next((c.sampling for c in clauses if isinstance(c, Term) and c.sampling), None)
         terms = list(dict.fromkeys(_terms(root)))
         self._terms = terms
         self.columns: dict[str, tuple[str, ...]] = {term.text: term.columns for term in terms if term.columns}
@@ -108,7 +119,11 @@ class Filter:
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
         clusters = [term.clusters for term in terms if term.clusters is not None]
-        self.scores: list[ScoreFile] = list(dict.fromkeys(term.scores for term in terms if term.scores is not None))
+        scores = [term.scores for term in terms if term.scores is not None]
+        self.scores: list[ScoreSource] = list({source.key: source for source in scores}.values())
+        self.score_limits: dict[str, float | Quantile | None] = {
+            term.scores.key: term.quantile or term.threshold for term in reversed(terms) if term.scores is not None
+        }
         self.functions: list[FilterFunction] = [term.function for term in terms if term.function is not None]
         self.unasked: list[str] = [term.text for term in terms if term.is_unasked]
         self.clusters: list[Clusters] = list(dict.fromkeys(clusters))
@@ -130,6 +145,18 @@ class Filter:
 
     def __reduce__(self) -> tuple[object, ...]:
         return (partial(compile_filter, run_code=not self.unasked), (self.text,))
+
+    @property
+    def candidates(self) -> Filter:
+        """The filter of the rows that ``sample`` draws among; itself where nothing is drawn.
+
+        Its reasons are those of the whole, less the last.
+        """
+        if self.sampling is None:
+            return self
+        others = self._clauses[:-1]
+        root = And(others) if len(others) > 1 else others[0] if others else Term("no_filter", cost=0.0)
+        return Filter(str(root), root)
 
     @property
     def is_native(self) -> bool:
@@ -258,4 +285,13 @@ def compile_filter(text: str, *, run_code: bool = True) -> Filter:
         FilterError: it cannot be read, or names what does not exist; the message points at the place.
     Source: docs/filters.md.
     """
-    return Filter(text, parse(text, build_term if run_code else build_without_code))
+    samples: list[Call] = []
+
+    def build(call: Call) -> Term:
+        if call.name == SAMPLE:
+            samples.append(call)
+        return build_term(call) if run_code else build_without_code(call)
+
+    root = parse(text, build)
+    refuse_misplaced(root, samples)
+    return Filter(text, root)

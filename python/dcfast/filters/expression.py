@@ -4,7 +4,8 @@
     conjunction = negation { "&" negation }
     negation    = "~" negation | "(" expression ")" | term
     term        = NAME [ "(" [ argument { "," argument } ] ")" ] [ comparison ] | STRING
-    argument    = [ NAME "=" ] ( NAME | STRING | NUMBER )
+    argument    = [ NAME "=" ] ( NAME | STRING | NUMBER | part )
+    part        = [ NUMBER "*" ] NAME "(" [ argument { "," argument } ] ")"
     comparison  = ( ">=" | "<=" | "==" | "!=" | ">" | "<" ) ( STRING | NUMBER )
 
 The parser is our own and small, not Python's: the same text gives the same tree and the same message under every
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -24,7 +25,7 @@ from dcfast.errors import FilterError
 from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
 MAX_CHARACTERS = 65_536
-MAX_DEPTH = 50  # nested parentheses
+MAX_DEPTH = 50  # nested parentheses, and parts within parts
 COMPARISONS = (">=", "<=", "==", "!=", ">", "<")
 _EXACT = 2.0**53  # floats below are whole numbers without a gap
 _DIGITS = 400  # more than a float has; Python reads an integer of 4,300 at most
@@ -32,13 +33,18 @@ _PYTHON_WORDS = {"and": "&", "or": "|", "not": "~"}
 
 
 class Argument(NamedTuple):
-    """An argument of a call: a number is a float; a name and a string are told apart by ``kind``."""
+    """An argument of a call: a number is a float; a name, a string and a part are told apart by ``kind``.
+
+    A part, ``0.5 * score("a.parquet")``, is a call itself and has a weight, 1 where none is written; its value is "".
+    """
 
     keyword: str | None
-    kind: str  # "name", "string", "number"
+    kind: str  # "name", "string", "number", "part"
     value: str | float
     begin: int
     end: int
+    part: Call | None = None
+    weight: float = 1.0
 
 
 class Comparison(NamedTuple):
@@ -59,6 +65,13 @@ class Call:
     end: int  # of the name
     close: int  # of the whole call
     comparison: Comparison | None = None
+
+    def with_parts(self) -> Iterator[Call]:
+        """The call itself and the calls in its arguments, in written order."""
+        yield self
+        for argument in self.arguments:
+            if argument.part is not None:
+                yield from argument.part.with_parts()
 
     def error(self, message: str, argument: Argument | None = None) -> NoReturn:
         """FilterError that points at an argument, else at the whole call."""
@@ -213,15 +226,20 @@ class _Parser:
         if token.kind != "name" or token.text in _PYTHON_WORDS:
             self.unexpected("a filter's name, a quoted path, ~ or (")
         self.take()
+        arguments = self.arguments()
+        comparison = self.comparison()
+        close = self.tokens[self.at - 1].end
+        return self.build(Call(token.text, arguments, self.source, token.begin, token.end, close, comparison))
+
+    def arguments(self) -> tuple[Argument, ...]:
+        """Those in parentheses, where these are next."""
         arguments: list[Argument] = []
         if self.accept("("):
             while not self.accept(")"):
                 arguments.append(self.argument())
                 if not self.accept(",") and not self.peek(")"):
                     self.unexpected(", or )")
-        comparison = self.comparison()
-        close = self.tokens[self.at - 1].end
-        return self.build(Call(token.text, tuple(arguments), self.source, token.begin, token.end, close, comparison))
+        return tuple(arguments)
 
     def comparison(self) -> Comparison | None:
         """A sign and what stands behind it, where a sign is next."""
@@ -265,13 +283,31 @@ class _Parser:
         is_signed = sign < 0 or self.accept("+")
         token = self.take()
         if token.kind == "number":
-            number = sign * self.number(token)
-            return Argument(keyword, "number", number + 0.0, begin, token.end)  # + 0.0: no negative zero
+            number = sign * self.number(token) + 0.0  # no negative zero
+            if self.accept("*"):
+                return self.part(keyword, number, begin, self.take())
+            return Argument(keyword, "number", number, begin, token.end)
+        if token.kind == "name" and self.peek("(") and not is_signed:
+            return self.part(keyword, 1.0, begin, token)
         if token.kind not in ("name", "string") or is_signed:
             self.at -= token.kind != "end"
             self.unexpected("an argument: a name, a number or a quoted string")
         value = token.text if token.kind == "name" else unquoted(self.source, token)
         return Argument(keyword, token.kind, value, begin, token.end)
+
+    def part(self, keyword: str | None, weight: float, begin: int, name: Token) -> Argument:
+        """A call as an argument, whose name was taken."""
+        if name.kind != "name" or not self.peek("("):
+            self.at -= name.kind != "end"
+            self.unexpected("a score with its parentheses: 0.5 * column(NAME)")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.source.error(f"parentheses nested deeper than {MAX_DEPTH}", name.begin)
+        arguments = self.arguments()
+        self.depth -= 1
+        close = self.tokens[self.at - 1].end
+        call = Call(name.text, arguments, self.source, name.begin, name.end, close)
+        return Argument(keyword, "part", "", begin, close, call, weight)
 
 
 def _flat(parts: Sequence[Expression], kind: type[And] | type[Or]) -> tuple[Expression, ...]:

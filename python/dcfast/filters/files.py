@@ -37,8 +37,9 @@ def _files(text: str) -> list[_File]:
     files: list[_File] = []
 
     def note(call: Call) -> Call:
-        found = (_file(call, argument, place) for place, argument in enumerate(call.arguments))
-        files.extend(file for file in found if file is not None)
+        for each in call.with_parts():
+            found = (_file(each, argument, place) for place, argument in enumerate(each.arguments))
+            files.extend(file for file in found if file is not None)
         return call
 
     parse(text, note)

@@ -13,15 +13,20 @@ from dcfast.filters import language, rules, wordnet
 from dcfast.filters.expression import Call
 from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
+from dcfast.filters.score_sources import ScoreSource
 from dcfast.filters.thresholds import Quantile, parse_threshold
-from dcfast.filters.tokens import quoted, spelled
+from dcfast.filters.tokens import quoted
 from dcfast.uids.sets import uid_isin
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTAMINATED, ORACLE, TEACHER_PAIRS = "contaminated", "oracle", "teacher_pairs"
-RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
+    from dcfast.filters.sampling import Sampling
+
+CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS = "contaminated", "duplicate", "oracle", "teacher_pairs"
+DRAWN = "drawn by sample"
+RUN_SETS = (CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes, and their terms
+OWN_SETS = (*RUN_SETS, DRAWN)  # with what sample(...) drew; other names are paths
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
@@ -114,11 +119,11 @@ class Rows:
         members = self.clusters[clusters.key]
         return members(pending) if callable(members) else members
 
-    def given_scores(self, file: ScoreFile) -> Numbers:
-        """The rows' scores of a file, NaN where it has none."""
-        if file.key not in self.scores:
-            raise ValueError(f"Filter.evaluate: scores[{file.key!r}] must be given for this filter")
-        return self.scores[file.key]
+    def given_scores(self, source: ScoreSource) -> Numbers:
+        """The rows' scores of a source, NaN where it has none."""
+        if source.key not in self.scores:
+            raise ValueError(f"Filter.evaluate: scores[{source.key!r}] must be given for this filter")
+        return self.scores[source.key]
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""
@@ -151,19 +156,6 @@ class Clusters:
         return f"clusters({self.arguments})"
 
 
-@dataclass(frozen=True)
-class ScoreFile:
-    """Scores of one's own: a parquet file, or a folder of them, with ``uid`` and a column of floats."""
-
-    path: str
-    column: str = "score"
-
-    @property
-    def key(self) -> str:
-        """What ``Filter.evaluate`` finds the rows' scores by, and ``Quantile.column``; it stands in the expression."""
-        return f"score({quoted(self.path)}{'' if self.column == 'score' else f', column={spelled(self.column)}'})"
-
-
 Test = Callable[[Rows, Mask], Mask]
 
 
@@ -185,6 +177,8 @@ class Term:
         columns: metadata columns it reads.
         uses: of those that are neither ``text`` nor numbers: what the column is for (``COLUMN_TYPES``), or "any".
         needs: models and libraries beyond NumPy and pyarrow.
+        sampling: it draws copies, among the rows that pass all other clauses.
+        scores: whose scores it compares; with ``threshold`` where one is written, else with that of ``quantile``.
         is_unasked: a Python function that is not to be run, so that its rule has no answer.
         cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
     """
@@ -196,7 +190,9 @@ class Term:
     uid_set: str | None = field(default=None, compare=False)
     quantile: Quantile | None = field(default=None, compare=False)
     clusters: Clusters | None = field(default=None, compare=False)
-    scores: ScoreFile | None = field(default=None, compare=False)
+    scores: ScoreSource | None = field(default=None, compare=False)
+    threshold: float | None = field(default=None, compare=False)
+    sampling: Sampling | None = field(default=None, compare=False)
     function: FilterFunction | None = field(default=None, compare=False)
     uses: Mapping[str, str] = field(default_factory=dict, compare=False)
     is_unasked: bool = field(default=False, compare=False)

@@ -11,6 +11,7 @@ from dcfast.filters.term import (
     GCLD3,
     HEIGHT,
     LANGUAGE_MODEL,
+    OWN_SETS,
     RUN_SETS,
     SCORES,
     TEXT,
@@ -104,7 +105,7 @@ def _uid_file(call: Call) -> Term:
     name = str(path.value)
     if not name:
         call.error("the path of a uid file is empty", path)
-    if name in RUN_SETS:
+    if name in OWN_SETS:
         name = f"./{name}"  # a file of this name must not be taken for the set
     return _uid_term(f"uids({quoted(name)})", name)
 

@@ -53,7 +53,7 @@ def score_dtype(types: Iterable[pa.DataType]) -> str:
     return f"float{8 * max(widths)}"
 
 
-def _order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteger]:
+def order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteger]:
     """Unsigned integers ordered as the floats are; NaN is 0, below -inf, and -0.0 equals +0.0."""
     unsigned = _UNSIGNED[values.dtype.name]
     bits = 8 * values.dtype.itemsize
@@ -65,13 +65,13 @@ def _order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinte
     return keys
 
 
-def _key_value(key: int, dtype: str) -> float:
-    """The float whose order key this is."""
+def key_values(keys: npt.NDArray[np.unsignedinteger], dtype: str) -> npt.NDArray[np.floating]:
+    """The floats whose order keys these are."""
     unsigned = _UNSIGNED[dtype]
-    bits = np.dtype(unsigned).itemsize * 8
-    top = 1 << (bits - 1)
-    raw = key ^ top if key & top else key ^ ((1 << bits) - 1)
-    return float("nan") if key == 0 else float(np.array([raw], unsigned).view(dtype)[0])
+    top = unsigned(1 << (8 * np.dtype(unsigned).itemsize - 1))
+    values = np.where(keys & top, keys ^ top, ~keys).view(dtype)
+    values[keys == 0] = np.nan
+    return values
 
 
 def score_histogram(
@@ -104,7 +104,7 @@ def score_histogram(
     for begin in range(0, len(values), _CHUNK):
         with np.errstate(invalid="ignore", over="ignore"):
             chunk = values[begin : begin + _CHUNK].astype(name, copy=False)
-        keys = _order_keys(chunk)
+        keys = order_keys(chunk)
         if prefix:
             keys = keys[keys >> unsigned(shift + _DIGIT_BITS) == first_bits]
         digits = (keys >> unsigned(shift)) & unsigned(NUM_BINS - 1)
@@ -206,7 +206,7 @@ class QuantileSearch:
             raise ValueError("QuantileSearch: not done; feed it the next pass")
         if self.keeps_all:
             return float("-inf")
-        return _key_value(_joined(self.prefix), self.dtype)
+        return float(key_values(np.array([_joined(self.prefix)], _UNSIGNED[self.dtype]), self.dtype)[0])
 
     @property
     def threshold_text(self) -> str:

@@ -1,29 +1,24 @@
-"""The terms of one's own that need no code: a column compared, words counted, patterns of text, scores by uid."""
+"""The terms of one's own that need no code: a column compared, words counted, patterns of text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dcfast.filters import rules
 from dcfast.filters.expression import COMPARISONS, Argument, Call, Comparison
-from dcfast.filters.rules import Mask
-from dcfast.filters.term import TEXT, Rows, Rule, ScoreFile, Term, Test
-from dcfast.filters.thresholds import Quantile
+from dcfast.filters.score_terms import LIMITS, column_term
+from dcfast.filters.term import TEXT, Rows, Rule, Term
 from dcfast.filters.tokens import quoted, spelled
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UID = "uid"
-
 
 def _name(call: Call, given: dict[str, Argument], name: str) -> str:
     """An argument that is a name or a string, not empty."""
     argument = given[name]
-    if argument.kind == "number" or not argument.value:
+    if argument.kind in ("number", "part") or not argument.value:
         call.error(f"{call.name}: {name} must be a name, or text in quotes", argument)
     return str(argument.value)
 
@@ -50,10 +45,15 @@ def _compared(text: str, values: Callable[[Rows], pa.Array], comparison: Compari
 
 
 def _column(call: Call) -> Term:
-    given = call.by_name(("name",), 1, "it takes one column: column(original_width) >= 512")
+    given = call.by_name(("name", *LIMITS), 1, "it takes one column: column(original_width) >= 512")
     if "name" not in given:
         call.error("column needs the name of a column: column(original_width) >= 512")
-    name, comparison = _name(call, given, "name"), _comparison(call)
+    name = _name(call, given, "name")
+    if len(given) > 1:
+        if call.comparison is not None:
+            call.error("column has fraction= or threshold=, and a comparison; write one of them")
+        return column_term(call, name, given)
+    comparison = _comparison(call)
     text, made = _compared(f"column({spelled(name)})", lambda rows: rows.batch.column(name), comparison)
     use = "text" if isinstance(comparison.value, str) else "number"
     return Term(text, made, (name,), uses={name: use}, cost=0.05)
@@ -91,44 +91,11 @@ def _matches(call: Call) -> Term:
     return Term(text, (has_value, found), (column,), uses={column: "text"}, cost=1.0)
 
 
-def _score(call: Call) -> Term:
-    names = ("path", "fraction", "threshold", "column")
-    given = call.by_name(names, 1, "write fraction=... or threshold=...")
-    path = given.get("path")
-    if path is None or path.kind != "string" or not path.value:
-        call.error('score needs a parquet file in quotes: score("scores.parquet", fraction=0.3)', path)
-    limits = [name for name in ("fraction", "threshold") if name in given]
-    if len(limits) != 1:
-        what = "both; give one of them" if limits else "neither"
-        call.error(f"score needs fraction=... or threshold=...; got {what}")
-    (name,) = limits
-    value = call.number(name, given[name])
-    file = ScoreFile(str(path.value), _name(call, given, "column") if "column" in given else "score")
-    if file.column == UID:
-        call.error("score: column must be that of the scores, not uid", given["column"])
-    text = f"{file.key.removesuffix(')')}, {name}={value!r})"
-    quantile = Quantile(file.key, value) if name == "fraction" else None
-    made = (
-        Rule(f"{text}: no score", lambda rows, _: ~np.isnan(rows.given_scores(file))),
-        Rule(text, _at_least(file, quantile, value)),
-    )
-    return Term(text, made, quantile=quantile, scores=file)
-
-
-def _at_least(file: ScoreFile, quantile: Quantile | None, written: float) -> Test:
-    def passes(rows: Rows, _: Mask) -> Mask:
-        limit = written if quantile is None else rows.threshold(quantile)
-        return rules.score_at_least(rows.given_scores(file), limit, written=quantile is None)
-
-    return passes
-
-
 VALUE_TERMS: dict[str, Callable[[Call], Term]] = {
     "column": _column,
     "words": _counted(rules.count_words),
     "characters": _counted(rules.count_characters),
     "matches": _matches,
-    "score": _score,
 }
 COMPARED = ("column", "words", "characters")
 """Terms that a comparison stands behind."""

@@ -16,7 +16,7 @@ from dcfast.storage.records import Record
 
 MOST_UNASKED = 20_000_000
 """Samples of a pool that is looked through without being asked: there is no index of what looks alike, so that all
-signatures are read, 34 bytes each. Of 12.8 billion samples they are 435 GB."""
+signatures are read, 67 bytes each. Of 12.8 billion samples they are 858 GB."""
 SHOWN = 12
 
 
@@ -89,7 +89,7 @@ def _in_segment(
         structured = np.flatnonzero(readable & (signatures["flat"] == 0))
         hashes = np.ascontiguousarray(signatures["phash"][structured])
         near = hamming_join(np.atleast_1d(own["phash"]).astype(np.uint64), hashes, max_distance)
-        for at, distance in zip(structured[near.ib.astype(np.int64)].tolist(), near.distance.tolist(), strict=True):
+        for at, distance in zip(structured[near.ib].tolist(), near.distance.tolist(), strict=True):
             copies.setdefault(at, (distance, False))
     return [(sample, *copy) for sample, copy in sorted(copies.items())]
 

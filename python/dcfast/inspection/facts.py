@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATE_TABLE
 from dcfast.dedup.records import ABSENT
 from dcfast.errors import DcfastError
 from dcfast.filters.term import HEIGHT, SCORES, TEXT, WIDTH
@@ -23,9 +24,9 @@ from dcfast.report.facts.draw import thresholds_of
 from dcfast.report.facts.metadata_lookup import MetadataLookup, MetadataRow
 from dcfast.report.facts.metadata_rows import SeparateRules
 from dcfast.report.facts.samples import EvidenceRow
-from dcfast.report.facts.sampling import rows_of
+from dcfast.report.facts.sampling import rows_of, stream
 from dcfast.report.page.images import PoolPreviews, Preview
-from dcfast.rundir.layout import EVIDENCE_TABLE, signature_path
+from dcfast.rundir.layout import EVIDENCE_TABLE, METADATA_SUBSET, signature_path
 from dcfast.rundir.lookup import Fate, Place
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, find_summary
@@ -89,16 +90,34 @@ class PictureFacts(Record):
     perceptual_hash: str
 
 
+class DuplicateFacts(Record):
+    """Of ``duplicates.parquet``: which sample is kept for one, and how it is like the next on the way there."""
+
+    kept_pool: str | None
+    kept_shard: str | None
+    kept_key: str | None
+    steps: int
+    link_pool: str | None
+    link_shard: str | None
+    link_key: str | None
+    method: str
+    variant: str | None
+    distance: int | None
+    score: float | None
+
+
 class SampleFacts(Record):
     """What a run knows of a sample, or of a metadata row without one (``shard``, ``row`` and ``key`` None).
 
     Attributes:
         fate, reason: of ``fates.parquet``; None where the filter stage has not run.
         in_subset: whether ``subset.npy`` has its uid; contaminated: ``contaminated.npy``; None where unknown.
+        drawn, written: how often its uid stands in ``subset_metadata.npy``, in ``subset.npy``; None where unknown.
         amiss: what the index noted of it, in words.
         caption: of the shard, cut.
         filter, rules: the expression, and what each rule says; ``rules_problem``: why they could not be asked.
-        evidence: the evaluation pictures that it matches.   copies: of the pool's; None where not asked for.
+        evidence: the evaluation pictures that it matches.   duplicate: where it is dropped for another sample.
+        copies: of the pool's; None where not asked for.
         repeats: SHARD/KEY of the other samples with its uid.
     """
 
@@ -110,6 +129,8 @@ class SampleFacts(Record):
     reason: str | None
     in_subset: bool | None
     contaminated: bool | None
+    drawn: int | None
+    written: int | None
     amiss: list[str]
     caption: str | None
     filter: str | None
@@ -118,6 +139,7 @@ class SampleFacts(Record):
     metadata: MetadataFacts | None
     picture: PictureFacts | None
     evidence: list[EvidenceRow]
+    duplicate: DuplicateFacts | None
     copies: NearCopies | None
     repeats: list[str]
 
@@ -204,7 +226,8 @@ class Inspector:
         fate = self._fate(place)
         row = self._metadata_row(uids, place)
         rules, problem = self._asked(row, uids)
-        inside = {name: self._inside(name, uids) for name in ("subset.npy", "contaminated.npy")}
+        often = {name: self._often(name, uids) for name in ("subset.npy", METADATA_SUBSET, "contaminated.npy")}
+        inside = {name: None if count is None else count > 0 for name, count in often.items()}
         others = [p for p in self.samples.find(uids)[0] if p != place] if place is not None and len(uids) else []
         near = None
         if copies and place is not None:
@@ -218,6 +241,8 @@ class Inspector:
             reason=fate.reason,
             in_subset=inside["subset.npy"],
             contaminated=inside["contaminated.npy"],
+            drawn=often[METADATA_SUBSET],
+            written=often["subset.npy"],
             amiss=[] if place is None else self._amiss(place),
             caption=None if place is None else self.preview(place).caption,
             filter=None if self.chosen is None else self.chosen.filter,
@@ -226,6 +251,7 @@ class Inspector:
             metadata=self._metadata_facts(row, uids),
             picture=None if place is None else self._signature(place),
             evidence=[] if place is None else self._evidence(place),
+            duplicate=None if place is None else self._duplicate(place),
             copies=near,
             repeats=[f"{p.shard}/{self.samples.key_of(p)}" for p in others],
         )
@@ -237,9 +263,9 @@ class Inspector:
             return Fate(None, None)
         return Fate("missing", "no sample of the shards has this uid")
 
-    def _inside(self, name: str, uids: npt.NDArray[np.void]) -> bool | None:
-        found = self.samples.is_in(name, uids)
-        return None if found is None else bool(found.any())
+    def _often(self, name: str, uids: npt.NDArray[np.void]) -> int | None:
+        found = self.samples.count_in(name, uids)
+        return None if found is None else int(found.sum())
 
     def _amiss(self, place: Place) -> list[str]:
         flags = int(self.samples.segment(place.segment).flags[place.sample])
@@ -310,9 +336,20 @@ class Inspector:
             for batch in file.batches(list(EvidenceRow.__annotations__)):
                 same = pc.and_(pc.equal(batch.column("shard"), place.shard), pc.equal(batch.column("row"), place.row))
                 found += rows_of(batch.filter(same), EvidenceRow, path)
-        found.sort(key=lambda row: (row.distance, row.method != "content"))
+        found.sort(key=lambda row: (row.doubt, row.method != "content"))
         # one that is identical looks alike, too
         return list({(row.evalset, row.evalset_shard, row.evalset_key): row for row in reversed(found)}.values())[::-1]
+
+    def _duplicate(self, place: Place) -> DuplicateFacts | None:
+        """What the evidence of duplicates says of a sample. Cost: a read of the table's names of shards."""
+        import pyarrow.compute as pc
+
+        path = self.run.out / DUPLICATE_TABLE
+        for batch in stream(path, ["shard", "row", *DuplicateFacts.__annotations__]):
+            same = pc.and_(pc.equal(batch.column("shard"), place.shard), pc.equal(batch.column("row"), place.row))
+            for row in rows_of(batch.filter(same), DuplicateFacts, path):
+                return row
+        return None
 
 
 def _limit(thresholds: Mapping[str, float], key: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.dedup import duplicates, evidence
 from dcfast.filters.rules import (
     BASIC_MAX_ASPECT,
     BASIC_MIN_SIDE,
@@ -9,9 +10,9 @@ from dcfast.filters.rules import (
     LAION2B_MIN_SCORE,
     TOKENS_ABOVE,
 )
-from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.inspection.copies import NearCopies, NearCopy
-from dcfast.inspection.facts import RuleVerdict, SampleFacts
+from dcfast.inspection.facts import DuplicateFacts, RuleVerdict, SampleFacts
 from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.text import clean, count
 
@@ -31,6 +32,8 @@ RULE_WORDS = {
     "no ImageNet-21k word": "no word of the caption names a class of ImageNet-21k",
     f"not ({CONTAMINATED})": "the picture is a copy of a picture of an evaluation set",
     CONTAMINATED: "the picture is a copy of a picture of an evaluation set",
+    f"not ({DUPLICATE})": "the picture is a copy of another one, which is kept (duplicates.parquet)",
+    DUPLICATE: "the picture is a copy of another one, which is kept (duplicates.parquet)",
     ORACLE: "the truth of the built-in world calls it faulty",
     TEACHER_PAIRS: "the teacher trained on it, so that it is held out",
 }
@@ -42,6 +45,7 @@ FATE_WORDS = {
     "missing": "missing: a metadata row has this uid, and no sample of the shards",
     "unlisted": "unlisted: it stands in the shards, and no metadata row has its uid",
 }
+_DRAWS = "sample("
 _LOW_SCORE = "the score is below the threshold"
 
 
@@ -69,6 +73,8 @@ def first_failure(facts: SampleFacts) -> RuleVerdict | None:
 def why(rule: RuleVerdict) -> str:
     """Why a rule drops a sample: what it looks at, and the values it found."""
     term, _, part = rule.rule.rpartition(": ")
+    if rule.rule.startswith(_DRAWS):
+        return "it was not drawn among the rows that pass the rest"
     if rule.limit is not None and (part == "score" or not term):
         words = f"{_LOW_SCORE}, {rule.limit:.6g}"
     elif term == "laion2b" and part == "score":
@@ -99,6 +105,7 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     failed = first_failure(facts)
     if failed is not None and facts.fate in ("dropped", "missing", None) and (words := why(failed)):
         said.append(("because", words))
+    said += _copy_lines(facts)
     if facts.key is not None:
         said.append(("sample", clean(f"{facts.shard}/{facts.key}, row {facts.row}")))
     said.append(("uid", facts.uid or "none"))
@@ -114,10 +121,24 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     if facts.picture is not None:
         said += _picture_lines(facts, details=details)
     said += _copies_of_evaluation(facts)
+    if facts.duplicate is not None:
+        said += _duplicate_lines(facts.duplicate)
     said += [("same uid", clean(place)) for place in facts.repeats[:5]]
     if len(facts.repeats) > 5:
         said.append(("same uid", f"and {count(len(facts.repeats) - 5)} more"))
     return said + _near_lines(facts.copies)
+
+
+def _copy_lines(facts: SampleFacts) -> list[Line]:
+    """How often a sample is written, where it is not once; what was drawn of one that is not there."""
+    drawn, written = facts.drawn or 0, facts.written or 0
+    if facts.fate == "kept" and written > 1:
+        return [("copies", f"{count(written)}: it is written to the new shards and trained on that often")]
+    if facts.fate != "kept" and drawn > 1:
+        return [("copies", f"{count(drawn)} in subset_metadata.npy, and none to train on")]
+    if facts.fate == "kept" and any(rule.rule.startswith(_DRAWS) for rule in facts.rules):
+        return [("copies", "1")]
+    return []
 
 
 def _captions(facts: SampleFacts) -> list[Line]:
@@ -172,8 +193,23 @@ def _copies_of_evaluation(facts: SampleFacts) -> list[Line]:
 
 
 def evidence_words(row: EvidenceRow) -> str:
-    how = alike(row.distance, identical=row.method == "content")
+    how = evidence.alike(row.method, row.distance, row.score)
     return clean(f"evaluation set {row.evalset}, {row.evalset_shard}/{row.evalset_key}: {how}")
+
+
+def _duplicate_lines(row: DuplicateFacts) -> list[Line]:
+    def place(pool: str | None, shard: str | None, key: str | None) -> str:
+        return f"{f'{pool}, ' if pool else ''}{shard}/{key}"
+
+    kept, link = (
+        place(row.kept_pool, row.kept_shard, row.kept_key),
+        place(row.link_pool, row.link_shard, row.link_key),
+    )
+    how = duplicates.alike(row.method, row.distance, row.score, row.variant)
+    said = [("duplicate", clean(f"of {link}: {how}"))]
+    if row.steps > 1:
+        said.append(("duplicate", clean(f"the one of its group that is kept is {kept}, {row.steps} links away")))
+    return said
 
 
 def near_words(copy: NearCopy) -> str:

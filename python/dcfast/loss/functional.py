@@ -37,7 +37,7 @@ def clip_loss(
     Errors in float32 on the CPU: relative l2 errors of loss and gradients are below 2e-6, or below twice those of two
     cross entropies in float32 where these are larger; docs/loss.md says where and how far.
 
-    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two tiles of 2 MiB, up to 16 MiB that are kept
+    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two tiles of 2 MiB, up to 20 MiB that are kept
     between the passes, and the gradients. Deterministic. First derivatives only, in reverse mode: torch.func's are
     refused, torch.vmap is right.
     Radford et al. 2021, https://arxiv.org/abs/2103.00020.

@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's own files keep among the weights; open_clip leaves them out, too."""
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], *, also: Sequence[type] = ()) -> dict[str, Any]:
     """What a checkpoint file holds: ``.safetensors``, or torch's own format read with ``weights_only``.
 
     No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size,
@@ -41,24 +41,38 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ``torch.save`` are read twice, first for the CRC-32 of what is in them; safetensors, and torch's format before 1.6,
     have none.
 
+    Args:
+        also: classes that may be in it beside; they must hold values and do nothing (``argparse.Namespace``).
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: a TorchScript archive.
         CorruptDataError: it is cut off, damaged, no checkpoint, or would take more than its bytes.
     """
     source = Path(path)
-    size = check_checkpoint(source)
-    content = _loaded(source, size)
+    size = check_checkpoint(source, also)
+    content = _loaded(source, size, also)
     if not isinstance(content, dict):
         raise _corrupt(source, f"holds a {type(content).__name__}; expected a dict with 'state_dict'")
     return content
+
+
+def read_tensor(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The one tensor of a file of ``torch.save``, as an array; errors and costs as ``read_checkpoint``."""
+    import torch
+
+    source = Path(path)
+    content = _loaded(source, check_checkpoint(source), ())
+    if not isinstance(content, torch.Tensor) or _kind(content):
+        raise _corrupt(source, f"holds a {type(content).__name__}; expected one dense tensor")
+    array: np.ndarray[Any, np.dtype[Any]] = content.detach().to(torch.float32).numpy()
+    return array
 
 
 def _corrupt(source: Path, problem: str) -> CorruptDataError:
     return CorruptDataError(f"checkpoint {source} {problem}", path=str(source))
 
 
-def check_checkpoint(source: Path) -> int:
+def check_checkpoint(source: Path, also: Sequence[type] = ()) -> int:
     """Its bytes. Raises what ``read_checkpoint`` does of a file before torch or safetensors read it."""
     try:
         size = check_input(source).st_size
@@ -76,7 +90,7 @@ def check_checkpoint(source: Path) -> int:
     if other := _what_else(source):
         raise _corrupt(source, other)
     try:
-        check_costs(source)
+        check_costs(source, frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in also))
     except ValueError as error:
         problem = f"is not read: {error}; save its state_dict anew, by torch.save or safetensors"
         raise _corrupt(source, problem) from error
@@ -86,7 +100,7 @@ def check_checkpoint(source: Path) -> int:
     return size
 
 
-def _loaded(source: Path, size: int) -> object:
+def _loaded(source: Path, size: int, also: Sequence[type]) -> object:
     """What torch or safetensors read; CorruptDataError."""
     import torch
 
@@ -96,7 +110,7 @@ def _loaded(source: Path, size: int) -> object:
 
             # its load_file maps the file: one that is cut meanwhile would end the interpreter
             return {"state_dict": load(read_input(source, size))}
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals([*_numpy_globals(), *also]):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _corrupt(

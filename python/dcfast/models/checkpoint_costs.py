@@ -31,8 +31,11 @@ _ADVICE = re.compile(r"weights.only|torch\.load|torch\.serialization|pickle_modu
 _NAMED = re.compile(r"(?:GLOBAL|global:?|class:?) ([A-Za-z_][\w.]*\.[\w.]+)")
 
 
-def check_costs(path: Path) -> None:
-    """ValueError says what of a checkpoint would cost more than its bytes; zipfile.BadZipFile; OSError."""
+def check_costs(path: Path, also: frozenset[str] = frozenset()) -> None:
+    """ValueError says what of a checkpoint would cost more than its bytes; zipfile.BadZipFile; OSError.
+
+    ``also``: names of classes that it may make beside what checkpoints hold.
+    """
     with open_input(path) as file:
         begin = file.read(8)
     if path.suffix == ".safetensors":
@@ -40,12 +43,12 @@ def check_costs(path: Path) -> None:
         if size > MAX_HEADER_BYTES:
             raise ValueError(f"a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
     elif begin[:4] == b"PK\x03\x04":  # as torch tells them
-        _check_zip(path)
+        _check_zip(path, also)
     else:
-        _check_old(path)
+        _check_old(path, also)
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, also: frozenset[str]) -> None:
     with open_zip(path) as archive:
         check_stored(path, archive)
         check_contents(archive)
@@ -57,10 +60,10 @@ def _check_zip(path: Path) -> None:
                 _refuse_builders(data)
                 if b"_codecs" in data:
                     _check_codecs([io.BytesIO(data)])
-                check_pickle(io.BytesIO(data))
+                check_pickle(io.BytesIO(data), also)
 
 
-def _check_old(path: Path) -> None:
+def _check_old(path: Path, also: frozenset[str]) -> None:
     """Torch's format before zip archives: pickles, and behind them the tensors."""
     encodes, last = False, b""
     with open_input(path) as file:
@@ -73,7 +76,7 @@ def _check_old(path: Path) -> None:
             _check_codecs([file] * _PICKLES)
         file.seek(0)
         for _ in range(_PICKLES):
-            check_pickle(file)
+            check_pickle(file, also)
 
 
 def _refuse_builders(data: bytes) -> None:

@@ -69,8 +69,9 @@ def _weight(value: object) -> int:
 class _Follower:
     """Follows instructions; ``copied`` is what they gave to calls, and took for keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: frozenset[str]) -> None:
         self.copied = 0
+        self._also = also
         self._stacks: list[list[object]] = [[]]
         self._memo: dict[object, object] = {}
 
@@ -99,7 +100,8 @@ class _Follower:
         elif code in ("REDUCE", "NEWOBJ"):
             given, name = stack.pop(), stack.pop()
             self.copied += _weight(given)
-            _check_call(name, given)
+            if type(name) is not _Name or name not in self._also or _items(given):
+                _check_call(name, given)
             stack.append(_Held("made", [given] if name == "_codecs.encode" else []))
         elif code == "BUILD":
             self.copied += _weight(stack.pop())
@@ -117,21 +119,23 @@ class _Follower:
             self.copied += sum(map(_weight, values[::2]))
 
 
-def check_pickle(file: IO[bytes]) -> None:
+def check_pickle(file: IO[bytes], also: frozenset[str] = frozenset()) -> None:
     """Follows the pickle that begins where a file stands, to its end, or to where it is none.
 
+    Args:
+        also: names of classes that it may make beside, without arguments.
     Raises:
         ValueError: it would make what no checkpoint has; says what.
     Time: 3 us an instruction.   Memory: some times that of the pickle.
     """
-    follower = _Follower()
+    follower = _Follower(also)
     instructions = pickletools.genops(file)
     while True:
         try:
             code, argument, place = next(instructions)
         except (StopIteration, ValueError):  # no pickle: torch says what it is instead
             return
-        if code.name == "GLOBAL" and str(argument).partition(".")[0].partition(" ")[0] not in _MODULES:
+        if code.name == "GLOBAL" and not _is_known(str(argument), also):
             return
         try:
             follower.follow(code.name, argument)
@@ -139,6 +143,11 @@ def check_pickle(file: IO[bytes]) -> None:
             raise ValueError("its pickle is damaged, or of another kind") from error
         if follower.copied > MAX_COPIED + MAX_COPIED_RATIO * (place or 0):
             raise ValueError(f"its pickle would make {follower.copied:,} bytes of {place or 0:,}")
+
+
+def _is_known(named: str, also: frozenset[str]) -> bool:
+    """Whether a pickle names something of a module of which torch calls anything, or one of the classes."""
+    return named.partition(".")[0].partition(" ")[0] in _MODULES or named.replace(" ", ".", 1) in also
 
 
 def _items(value: object) -> list[object]:

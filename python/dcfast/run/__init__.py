@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcfast.run.comparison import run_branch
 from dcfast.run.workflow import (
     decontaminate,
+    dedup,
     evaluate,
     features,
     filter_metadata,
@@ -23,6 +24,7 @@ from dcfast.run.workflow import (
 
 __all__ = [
     "decontaminate",
+    "dedup",
     "evaluate",
     "features",
     "filter_metadata",

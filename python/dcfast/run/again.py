@@ -39,6 +39,9 @@ def placed(config: Config, settings: Settings, given: Collection[str]) -> Settin
         place = getattr(settings, name)
         if name not in given and place is not None and not os.path.isabs(place):
             raise _lost(config, name, place)
+    for place in settings.dedup_against or () if "dedup_against" not in given else ():
+        if not os.path.isabs(place):
+            raise _lost(config, "dedup_against", place)
     for name in EXPRESSIONS:
         text = getattr(settings, name)
         if name in given or text in (None, NO_COMPARISON):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
+from dcfast.dedup.signature_file import set_names
 from dcfast.engine import check_ready
 from dcfast.errors import PoolError, RunError
 from dcfast.evaluate import check_evalsets
@@ -23,6 +25,7 @@ from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale, smaller_batch
+from dcfast.stages.dedup.checks import check_dedup
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
@@ -185,6 +188,9 @@ def check_stages(run: Run, stages: list[str]) -> None:
         )
     if run.evalset_dir is not None and "signatures" in stages:
         compared_sets(run.evalset_dir)
+    set_names([Path(file) for file in run.settings.signatures or []])
+    if "dedup" in stages:
+        check_dedup(run)
     if "filter" in stages:
         check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from dcfast.engine import Engine, LocalEngine, RayEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent, StepProgress
 from dcfast.errors import DcfastError, RunError
+from dcfast.process.options import option_names
 from dcfast.process.signals import SAVE_SECONDS, Stopped, passed_on, postponed, spawning, start_worker
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
@@ -31,7 +32,8 @@ from dcfast.stages.runner import run_stage
 from dcfast.stages.train import How, train_with
 from dcfast.storage.records import replaced
 
-SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from")
+_OF_DEDUP = tuple(name for name in option_names(Settings) if name.startswith("dedup_"))
+SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from", *_OF_DEDUP)
 
 Say = Callable[[str], None]
 Show = type[Progress]

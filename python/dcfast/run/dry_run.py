@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dcfast.errors import DcfastError, MissingDependencyError, RunError
 from dcfast.evaluate.tasks import compared_sets
+from dcfast.filters import compile_filter
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.process.terminal import say
 from dcfast.report.facts.reading import read_rows
@@ -39,6 +40,7 @@ from dcfast.world.tasks import TASKS, task_size
 REPORT_SECONDS = 3.0
 HOURS_A_YEAR = 8766
 MOST_YEARS = 50  # beyond, no figure means more
+PAIR_SECONDS = 3e-5  # a sample, to look for its copies by a perceptual hash
 EMBEDDING_BYTES = 2 * 2 * 768 * 2  # picture and text, twice, at most as wide as ViT-L's, as float16
 
 
@@ -218,7 +220,8 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
     if spec is not None:
         teaching += spec.teacher_pairs * rates.render / cores
     embedding = rows * sum(seconds for name, seconds in rates.embed.items() if _is_feature(run, name)) / cores
-    metadata = amounts.metadata_bytes
+    metadata, copies = amounts.metadata_bytes, _copies(run)
+    written = size if copies is None or not rows else int(size / rows * copies)
     return {
         "world": (0, size + amounts.eval_bytes, (rows + pictures) * rates.render / cores),
         "index": (size, 100 * rows, size * rates.index / cores),
@@ -226,13 +229,21 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
         "teacher": (0, 100_000_000, teaching),
         "features": (size, EMBEDDING_BYTES * rows * len(run.features), embedding),
         "decontaminate": (64 * rows, 0, 64 * rows * rates.read),
-        "filter": (metadata, 90 * rows, rows * rates.filter / cores),
-        "reshard": (size, size, 2 * size * rates.read / cores),
-        "verify": (2 * size, 0, 2 * size * rates.read / cores),
+        "dedup": (64 * rows, 60 * rows, 64 * rows * rates.read + rows * PAIR_SECONDS),
+        "filter": (metadata, 90 * rows + 32 * (copies or 0), rows * rates.filter / cores),
+        "reshard": (size, written, (size + written) * rates.read / cores),
+        "verify": (2 * written, 0, 2 * written * rates.read / cores),
         "train": (0, 0, training),
         "evaluate": (amounts.eval_bytes, 0, pictures * rates.embed.get(model, 0.0) / cores),
         "report": (0, 2_000_000, REPORT_SECONDS),
     }
+
+
+def _copies(run: Run) -> int | None:
+    """Samples that the filter's ``sample(...)`` draws; None where it draws none."""
+    text = run.settings.filter
+    sampling = None if text is None else compile_filter(text, run_code=False).sampling
+    return None if sampling is None else sampling.total
 
 
 def _is_feature(run: Run, name: str) -> bool:

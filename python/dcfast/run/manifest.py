@@ -129,6 +129,7 @@ def _with_filter(manifest: Manifest, out: Path, chosen: FilterSummary) -> Manife
     if subset is not None:
         kept = Subset(subset, _sha256(out / "subset.npy"), chosen.contaminated)
         manifest = replaced(manifest, subset=kept)
+    manifest = replaced(manifest, sampled=chosen.sampled or None)
     return replaced(manifest, filter=chosen.filter, thresholds=chosen.thresholds, models=chosen.models)
 
 

@@ -77,6 +77,8 @@ def _about(stage: str | None) -> tuple[str, str, str]:
     description = f"One stage of a run: {row.does}."
     if before:
         description += f" What the run asks for of these must be done before: {', '.join(before)}."
+    if row.placed_program:
+        description += f" It needs no run where its first word is a pool: dcfast {stage} POOL --help lists its options."
     if row.program:
         description += (
             f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "

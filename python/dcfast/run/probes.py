@@ -192,6 +192,8 @@ def _try_filter(run: Run, rates: Rates) -> None:
     what = "the filter" if can_try else "the uids alone (the filter's columns are made by the run)"
     if can_try and compiled.scores:
         what += " (zeros for its scores of files, whose join is not reckoned)"
+    if compiled.sampling is not None:
+        what += " (the draw of its copies is not reckoned)"
     rates.how.append(f"{what} on rows of {Path(path).name}")
 
 

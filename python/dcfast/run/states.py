@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dcfast.engine import LocalEngine
 from dcfast.engine.piece import Piece, read_marker, why_to_do
@@ -46,16 +45,15 @@ class _Look(Do):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, LocalEngine(1), Silent)
-        self._out: Path = run.out
         self.done = 0
 
     def __call__(self, step: Iterable[Piece[S]]) -> list[S]:
         pieces = list(step)
-        found = [read_marker(self._out, piece) for piece in pieces]
+        found = [read_marker(self._run.out, piece) for piece in pieces]
         undone = [piece for piece, stats in zip(pieces, found, strict=True) if stats is None]
         self.done += len(pieces) - len(undone)
         if undone:
-            reasons = Counter("; ".join(why_to_do(self._out, piece)) for piece in undone[:_ASKED_WHY])
+            reasons = Counter("; ".join(why_to_do(self._run.out, piece)) for piece in undone[:_ASKED_WHY])
             changed = [reason for reason, _ in reasons.most_common() if reason]
             raise _Undone(pieces[0].step, len(undone), len(pieces), changed[0] if changed else NOT_DONE)
         return [stats for stats in found if stats is not None]

@@ -136,6 +136,7 @@ signatures = partial(stage, "signatures")
 teacher = partial(stage, "teacher")
 features = partial(stage, "features")
 decontaminate = partial(stage, "decontaminate")
+dedup = partial(stage, "dedup")
 filter_metadata = partial(stage, "filter")
 reshard = partial(stage, "reshard")
 verify = partial(stage, "verify")
@@ -148,7 +149,9 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
     lines = []
     chosen = summaries.get("filter")
     if isinstance(chosen, FilterSummary):
-        passing = f"{chosen.subset_metadata:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
+        rows = chosen.metadata_outcomes.get("kept", 0) if chosen.sampled else chosen.subset_metadata
+        passing = f"{rows:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
+        passing += f" and are drawn, in {chosen.subset_metadata:,} copies" if chosen.sampled else ""
         lines.append(f"{passing} (subset_metadata.npy)")
         if chosen.fates:
             lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen.fates.items()))
@@ -161,7 +164,7 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
         if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
             reasons = "; ".join(f"{why} ({count:,})" for why, count in common)
             lines.append(f"not kept, the commonest reasons: {reasons}")
-    for name in ("index", "signatures", "features", "filter", "train", "evaluate"):
+    for name in ("index", "signatures", "features", "dedup", "filter", "train", "evaluate"):
         lines += [f"note: {note}" for note in getattr(summaries.get(name), "notes", ())]
     if isinstance(chosen, FilterSummary) and chosen.damaged_shards:
         lines.append(f"damaged shards: {chosen.damaged_shards} (quarantine.parquet names each with its offset)")

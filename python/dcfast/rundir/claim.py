@@ -45,11 +45,14 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
         return expression if expression is None or expression == NO_COMPARISON else move_files(expression, place)
 
     features = settings.features
+    older = settings.dedup_against
     return replace(
         settings,
         pool=moved(settings.pool),
+        dedup_against=older and [place(pool) for pool in older],
         uid_from=settings.uid_from if settings.pool is None else pool_uid_rule(settings.pool, settings.uid_from),
         evalsets=moved(settings.evalsets),
+        signatures=settings.signatures and [*map(place, settings.signatures)],
         teacher_uids=moved(settings.teacher_uids),
         filter=rewritten(settings.filter),
         compare=rewritten(settings.compare),
@@ -147,7 +150,7 @@ def kept_spelling(before: Settings, now: Settings) -> Settings:
     fixed = located(before, absolute)
     kept = {
         name: value
-        for name in (*PLACES, *EXPRESSIONS, "features")
+        for name in (*PLACES, *EXPRESSIONS, "features", "dedup_against")
         if (value := getattr(before, name)) == getattr(fixed, name)
     }
     hashes = {**(before.uid_hashes or {}), **(now.uid_hashes or {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,8 @@ EVIDENCE_TABLE = "contamination"
 """The table of pool images that are evaluation images."""
 
 
-def evidence_schema() -> pa.Schema:
-    """Columns of ``contamination.parquet``."""
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("evalset", "evalset_shard", "evalset_key", "method")]
-    return pa.schema([*_sample_fields(), *texts, ("distance", pa.uint8())])
+OLDER = "older"
+"""Folder of the older pools that a pool is compared with: a run directory each."""
 
 
 def _sample_fields() -> list[tuple[str, pa.DataType]]:
@@ -57,7 +54,7 @@ def signature_path(number: int) -> str:
 
 
 def evalset_signature_path(number: int) -> str:
-    """Signature records of one evaluation set, with shard and key."""
+    """The signature file of one evaluation set (``dcfast.dedup.signature_file``)."""
     return f"signatures/eval-{number:03d}.parquet"
 
 
@@ -66,9 +63,17 @@ def mask_path(number: int, metadata: str) -> str:
     return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
 
 
-def score_path(number: int, metadata: str) -> str:
-    """(n,) floats of a metadata file: each row's score in the number-th score file of the filter, NaN for none."""
-    return f"filter/scores/{number}/{Path(metadata).stem}.npy"
+def score_name(key: str) -> str:
+    """The name of a score source of the filter, by its key, in folders and steps: its term and a hash."""
+    return f"{key.partition('(')[0]}-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def score_path(key: str, metadata: str) -> str:
+    """(n,) floats of a metadata file: each row's score in the source of that key, NaN for none.
+
+    They stay where another filter takes the place of theirs: one that asks for the source again finds them.
+    """
+    return f"filter/scores/{score_name(key)}/{Path(metadata).stem}.npy"
 
 
 OUTSIDE, INSIDE, UNASKED = range(3)

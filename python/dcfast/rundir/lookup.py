@@ -25,7 +25,7 @@ from dcfast.rundir.layout import CODE_SHIFT, OUTCOMES, segment_path
 from dcfast.rundir.run_dir import group_segments
 from dcfast.rundir.tables import part_path
 from dcfast.storage.parquet import BATCH_ROWS, ParquetFile
-from dcfast.uids.sets import load_subset, open_records, uid_format, uid_isin, uid_lookup
+from dcfast.uids.sets import load_subset, open_records, uid_format, uid_lookup, uid_multiplicity
 
 OPEN_SEGMENTS = 64
 """Segments that are kept mapped."""
@@ -154,11 +154,11 @@ class SampleLookup:
             verdicts.append(Verdict(code, row, rows) if rows else None)
         return verdicts
 
-    def is_in(self, name: str, uids: npt.NDArray[np.void]) -> npt.NDArray[np.bool_] | None:
-        """(n,) bool: which uids stand in a sorted uid file of the run; None where there is none."""
+    def count_in(self, name: str, uids: npt.NDArray[np.void]) -> npt.NDArray[np.int64] | None:
+        """(n,) how often uids stand in a sorted uid file of the run; None where there is none."""
         if not (self.out / name).exists():
             return None
-        return uid_isin(uids, load_subset(self.out / name, check=False), check=False, threads=1)
+        return uid_multiplicity(uids, load_subset(self.out / name, check=False), check=False, threads=1)
 
 
 def _rows_at(path: Path, rows: list[int]) -> Iterator[tuple[int, Fate]]:

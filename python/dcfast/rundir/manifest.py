@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dcfast.plugins import PluginUse
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.summaries import EvaluateSummary, FeaturesSummary, KeptCopies, Models, TeacherSummary
+from dcfast.rundir.summaries import (
+    EvaluateSummary,
+    FeaturesSummary,
+    KeptCopies,
+    Models,
+    SampledCopies,
+    TeacherSummary,
+)
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import Scale
 from dcfast.storage.records import Count, Record
@@ -53,6 +60,7 @@ class Manifest(Record, omit_defaults=True):
 
     Attributes:
         recipe_sha256: hash of ``recipe``, the scale's.
+        sampled: what sample(...) of the filter drew, absent where nothing was drawn.
         subset: absent where there were no shards.
         plugins: those of other packages that the run used, absent where there were none.
         non_standard: why results must not be taken for results of DataComp's; empty for a standard run.
@@ -68,6 +76,7 @@ class Manifest(Record, omit_defaults=True):
     filter: str | None = None
     thresholds: dict[str, str] | None = None
     models: Models | None = None
+    sampled: SampledCopies | None = None
     subset_metadata: UidList | None = None
     subset: Subset | None = None
     contaminated: UidList | None = None

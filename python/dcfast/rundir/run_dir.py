@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from dcfast.dedup.duplicates import DUPLICATES
 from dcfast.errors import RunError
-from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
+from dcfast.filters.compiled import compile_filter
+from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
+from dcfast.rundir.layout import FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -75,6 +77,11 @@ class Run:
         return self.world_dir / "evalsets" if self.is_world else None
 
     @property
+    def has_evaluation_sets(self) -> bool:
+        """Whether there is anything to look for contamination in: sets, or signature files of some."""
+        return self.evalset_dir is not None or bool(self.settings.signatures)
+
+    @property
     def world_spec(self) -> WorldSpec:
         """The built-in world's spec: the settings' seed and changes on its defaults; ValueError for what it lacks."""
         values = {**WorldSpec().to_json(), **(self.settings.world or {})}
@@ -121,15 +128,29 @@ class Run:
         return None if given == NO_COMPARISON or same or not self.settings.train else given
 
     @property
+    def deduplicates(self) -> bool:
+        """Whether duplicates are looked for: where a filter of the run names them, or where it was asked for."""
+        named = [text for text in (self.settings.filter, self.compare) if text is not None]
+        return self.settings.dedup or any(DUPLICATE in compile_filter(t, run_code=False).uid_sets for t in named)
+
+    @property
     def places(self) -> list[str]:
         """Paths that stand in what a run records, for what is published without them."""
         given = [self.settings.pool, self.settings.evalsets, self.settings.teacher_uids]
+        given += self.settings.dedup_against or []
         given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
+        given += self.settings.signatures or []
         return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
 
     def uid_set_paths(self, names: Iterable[str]) -> dict[str, str]:
         """Where each uid set of a filter lies; those of the run relative to its directory."""
-        own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: self.settings.teacher_uids}
+        own = {
+            CONTAMINATED: "contaminated.npy",
+            DUPLICATE: DUPLICATES,
+            ORACLE: ORACLE_PATH,
+            TEACHER_PAIRS: self.settings.teacher_uids,
+            DRAWN: METADATA_SUBSET,  # what of it stands in subset.npy was downloaded, too
+        }
         return {name: str(own.get(name) or absolute(name)) for name in names}
 
     def asks_for(self, stage: str) -> bool:
@@ -212,10 +233,11 @@ def _check_place(out: Path, settings: Settings) -> None:
 
     root = real(out)
     written = [real(root, name) for name in OWN_FOLDERS if name != "world"]
-    for option, given in (("--pool", settings.pool), ("--evalsets", settings.evalsets)):
+    older = [("--dedup-against", pool) for pool in settings.dedup_against or ()]
+    for option, given in (("--pool", settings.pool), ("--evalsets", settings.evalsets), *older):
         if given is None:
             continue
-        read = [real(given)] + [real(given, name) for name in ("shards", "metadata") if option == "--pool"]
+        read = [real(given)] + [real(given, name) for name in ("shards", "metadata") if option != "--evalsets"]
         below_input = any(place in root.parents for place in read[1:])
         if root in read or below_input or any(w == place or w in place.parents for w in written for place in read):
             raise RunError(f"--out {out} would write into {option} {given} itself; choose another directory for --out")

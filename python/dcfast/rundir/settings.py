@@ -6,6 +6,8 @@ import argparse
 import math
 from dataclasses import dataclass
 
+from dcfast.dedup import options as duplicates
+from dcfast.dedup.thresholds import MAX_DISTANCE, MAX_DISTANCE_256
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
     DECODER,
@@ -113,7 +115,29 @@ class Settings:
     )
     seed: int = option(0, SEED)
     shard_size: int = option(10_000, "samples in an output shard", least=1)
-    max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
+    max_distance: int = option(
+        MAX_DISTANCE, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64
+    )
+    max_distance_256: int = option(
+        MAX_DISTANCE_256, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255
+    )
+    signatures: list[str] | None = option(
+        None,
+        "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for "
+        "by them, too",
+        metavar="FILE",
+        gather=lambda words: [path_argument(word) for word in words],
+    )
+    dedup: bool = option(False, "look for duplicates even where no filter asks for it (~duplicate)")
+    dedup_against: list[str] | None = option(None, duplicates.AGAINST)
+    dedup_methods: list[str] | None = option(None, duplicates.SEARCHED)
+    dedup_max_distance: int = option(duplicates.DEFAULT_DISTANCE, duplicates.DISTANCE)
+    dedup_max_distance_256: int = option(duplicates.DEFAULT_WIDE_DISTANCE, duplicates.WIDE_DISTANCE)
+    dedup_variants: bool = option(False, duplicates.VARIANTS)
+    dedup_similarity: float = option(duplicates.DEFAULT_SIMILARITY, duplicates.SIMILARITY)
+    dedup_embeddings: str = option(duplicates.EMBEDDINGS, duplicates.EMBEDDING)
+    dedup_keep: str = option("largest", duplicates.KEPT)
+    dedup_score: str = option(duplicates.SCORE_COLUMN, duplicates.SCORED)
     verify_images: bool = option(False, "decode every picture even where nothing else needs it")
     strict: bool = option(False, "a damaged shard is an error, not a note")
     features: dict[str, str] | None = option(

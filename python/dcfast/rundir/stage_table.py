@@ -23,6 +23,8 @@ class _Run(Protocol):
     @property
     def features(self) -> dict[str, str]: ...
     @property
+    def deduplicates(self) -> bool: ...
+    @property
     def evalset_dir(self) -> Path | None: ...
 
 
@@ -35,6 +37,7 @@ class Stage:
         asked: whether it is part of a run.
         program: module of the program of the same name, which needs no run.
         program_options: options of which any one means the program.
+        placed_program: module of a program of the same name, which is meant where the first word is no option.
         absent: why it may be no part of one, for the message.
         folders: what it writes below the run directory, besides files: nothing else in there is ever removed.
         shared: files and folders that a branch takes from its base, besides the stage's markers and summary.
@@ -48,6 +51,7 @@ class Stage:
     asked: Callable[[_Run], bool] = lambda run: True
     program: str = ""
     program_options: tuple[str, ...] = ()
+    placed_program: str = ""
     absent: str = "is no part of this run"
     folders: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -96,7 +100,17 @@ STAGE_TABLE = {
     ),
     "decontaminate": Stage(
         "finds the samples of the pool that are pictures of the evaluation sets",
+        program="dcfast.decontamination",
+        program_options=("--against",),
         shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
+    ),
+    "dedup": Stage(
+        "finds the samples of the pool that are copies of others, or of an older pool's",
+        asked=lambda run: run.deduplicates,
+        placed_program="dcfast.run.dedup_command",
+        absent="finds duplicates, where the filter asks for it (~duplicate); --dedup does without",
+        folders=("older",),
+        shared=("duplicates.npy", "duplicates.parquet"),
     ),
     "filter": Stage(
         "decides by the filter expression what becomes of each sample, and writes subset.npy and subset_metadata.npy; "

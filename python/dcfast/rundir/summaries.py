@@ -104,7 +104,10 @@ class FeaturesSummary(Summary):
 
 
 class DecontaminateSummary(Summary):
-    """``available``: whether there were evaluation sets; ``max_distance`` None: there were none."""
+    """``available``: whether there were evaluation sets; ``max_distance`` None: there were none.
+
+    ``sets``: whose pictures were looked for.   ``published``: rows of metadata with a descriptor that was compared.
+    """
 
     stage: ClassVar[str] = "decontaminate"
     available: bool
@@ -114,6 +117,40 @@ class DecontaminateSummary(Summary):
     flat: Count = 0
     evidence_rows: Count = 0
     max_distance: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
+    max_distance_256: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    sets: list[str] = []
+    published: Count = 0
+
+
+class DedupSummary(Summary):
+    """Duplicates of the pool.
+
+    Attributes:
+        methods: strongest evidence first.   older: names of the pools that it was compared with.   keep: the rule.
+        samples, readable, flat: of the pool's images.   embedded, invalid_embeddings: of semantic.
+        groups, duplicates, uids: groups of copies; samples that are dropped, and their uids.
+        links: dropped samples by the method that ties them.   of_older: dropped for a sample of an older pool.
+        repeats: copies that have the uid of one that is kept.   largest_group: samples.   steps: of a chain, at most.
+    """
+
+    stage: ClassVar[str] = "dedup"
+    methods: list[str]
+    keep: str
+    duplicates: Count
+    uids: Count
+    older: list[str] = []
+    samples: Count = 0
+    readable: Count = 0
+    flat: Count = 0
+    embedded: Count = 0
+    invalid_embeddings: Count = 0
+    groups: Count = 0
+    links: dict[str, Count] = {}
+    of_older: Count = 0
+    repeats: Count = 0
+    largest_group: Count = 0
+    steps: Count = 0
+    notes: list[str] = []
 
 
 class KeptCopies(Record):
@@ -136,8 +173,22 @@ class ClusterCounts(Record, omit_defaults=True):
     rows_inside: Count | None = None
 
 
+class SampledCopies(Record):
+    """What ``sample(...)`` drew: ``copies`` of ``uids``, among ``candidates`` uids that pass the rest; ``most`` of one.
+
+    ``by_copies``: (copies, uids), rising from 0; the last may be of 1,000 and more.
+    """
+
+    candidates: Count
+    uids: Count
+    copies: Count
+    most: Count
+    by_copies: list[tuple[Count, Count]]
+
+
 class FilterSummary(Summary):
-    """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text."""
+    """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text; ``sampled``: left out
+    where nothing is drawn."""
 
     stage: ClassVar[str] = "filter"
     filter: str
@@ -157,6 +208,7 @@ class FilterSummary(Summary):
     repeated_in_pool: Count = 0
     repeated_in_metadata: Count = 0
     notes: list[str] = []
+    sampled: SampledCopies | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReshardSummary(Summary):
@@ -168,7 +220,10 @@ class ReshardSummary(Summary):
 
 
 class VerifySummary(Summary):
-    """``ok`` where every payload agrees with its source and the fates add up; else ``problems``."""
+    """``ok`` where every payload agrees with its source and the fates add up; else ``problems``.
+
+    ``other_copies``: rows of the fates whose copies are not those of the subset; left out where none were drawn.
+    """
 
     stage: ClassVar[str] = "verify"
     ok: bool
@@ -187,6 +242,7 @@ class VerifySummary(Summary):
     without_reason: Count = 0
     kept_outside_subset: Count = 0
     copies: Count = 0
+    other_copies: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class EvaluateSummary(Summary):

@@ -3,7 +3,7 @@
 The points may be larger than memory: they are given as blocks (a memmap, or one array a file) and read once an
 iteration. An iteration assigns each point to its nearest centroid (L2), then each centroid becomes the mean of its
 points. Sums are exact: a float16 is a whole number of 2^-24, so that 64-bit integers add up to the same total in
-any order, which atomic additions of floats on a GPU do not.
+any order, which additions of floats do not.
 
 Legend: n points, k centroids, d dimensions.
 Source: DataComp (arXiv 2304.14108, appendix on image-based filtering): 20 iterations, L2 on unit vectors.
@@ -13,26 +13,36 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import torch
+from dcfast._core import similarity as core_similarity
+from dcfast.similarity.database import Database
+from dcfast.similarity.nearest import (
+    Floats,
+    best_on_device,
+    check_points,
+    l2_offsets,
+    load_tile,
+    tile_of,
+)
+from dcfast.similarity.search import assign
 
 ITERATIONS = 20
 """DataComp's number of iterations."""
-Metric = Literal["inner_product", "l2"]
-Floats = npt.NDArray[np.floating]
 
 _FRACTION_BITS = 24  # the smallest float16 is 2^-24
 _MAX_VALUE = 2.0  # of a coordinate of a unit vector, with room for rounding; keeps 2^38 points within 64 bits
-_TILE = {"cpu": (2048, 8192), "cuda": (16384, 16384)}  # points x centroids scored at a time: 64 MiB, 1 GiB
 _SPLIT = 1.0 / 1024  # how far apart the halves of a split cluster begin, relative to each coordinate
+_TILE_ROWS = 16_384  # points that are assigned and added at a time
+_UPDATED_ROWS = 4096
+
+Progress = Callable[[int, int], None]
+Sums = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]
+"""(k, d) sums in 2^-24, (k,) counts, mean squared distance to the centroids."""
 
 
 @dataclass(frozen=True)
@@ -48,145 +58,6 @@ class KMeans:
     centroids: npt.NDArray[np.float32]
     counts: npt.NDArray[np.int64]
     errors: list[float] = field(default_factory=list)
-
-
-def _check(points: Floats, centroids: Floats) -> None:
-    for name, array in (("points", points), ("centroids", centroids)):
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise TypeError(
-                f"{name} must be a NumPy array of floats (embeddings); got {getattr(array, 'dtype', type(array))}"
-            )
-        if array.ndim != 2:
-            raise ValueError(f"{name} must be of shape (rows, dimensions); got {array.shape}")
-    if points.shape[1] != centroids.shape[1]:
-        raise ValueError(
-            f"points have {points.shape[1]} dimensions and centroids {centroids.shape[1]}; give embeddings of one model"
-        )
-    if len(centroids) == 0:
-        raise ValueError("centroids must have at least one row; got none")
-
-
-def _tiles(device: str) -> tuple[int, int]:
-    return _TILE["cuda" if device.startswith("cuda") else "cpu"]
-
-
-def _best(
-    tile: torch.Tensor, centres: torch.Tensor, offset: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values, indices) of the highest ``tile @ centres.T - offset``; ties go to the lowest index."""
-    import torch
-
-    value = torch.full((len(tile),), -torch.inf, device=tile.device)
-    index = torch.zeros(len(tile), dtype=torch.int64, device=tile.device)
-    for begin in range(0, len(centres), width):
-        scores = tile @ centres[begin : begin + width].T
-        scores -= offset[begin : begin + width]
-        highest, place = scores.max(dim=1)
-        better = highest > value
-        value = torch.where(better, highest, value)
-        index = torch.where(better, place + begin, index)
-    return value, index
-
-
-def _offsets(centroids: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
-    # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): the nearest in L2 has the highest x c - |c|^2 / 2
-    if metric != "l2":
-        raise ValueError(f"metric must be 'inner_product' or 'l2'; got {metric!r}")
-    half = np.square(centroids, dtype=np.float64).sum(axis=1) / 2
-    return np.asarray(half, np.float32)
-
-
-def _load(block: Floats, device: str) -> torch.Tensor:
-    import torch
-
-    # a copy: a memmap is read-only, which torch warns of
-    return torch.from_numpy(np.array(block, copy=True)).to(device)
-
-
-def nearest_centroids(
-    points: Floats, centroids: Floats, *, metric: Metric = "inner_product", device: str = "cpu"
-) -> npt.NDArray[np.int32]:
-    """The nearest centroid of each point; ties go to the lowest index.
-
-    Args:
-        points: (n, d) float16 or float32; may be a memmap.
-        centroids: (k, d) floats, k >= 1.
-        metric: highest inner product (what image_based uses), or least L2 distance.
-        device: as torch names it; products are float32 there.
-    Returns:
-        (n,) int32; -1 for a point that is zero or not finite (it has no embedding).
-    Raises:
-        TypeError, ValueError: not arrays of floats, other shapes.
-    Memory: the centroids, and a tile of scores: 64 MiB on the CPU, 1 GiB on a GPU.   Cost: 2 n k d operations.
-    """
-    _check(points, centroids)
-    return NearestCentroids(centroids, metric=metric, device=device)(points)
-
-
-class NearestCentroids:
-    """``nearest_centroids`` to be called many times: the centroids stay where they are loaded.
-
-    On the CPU it is NumPy's product: torch takes seconds and 250 MB to be imported, and is no faster.
-    """
-
-    def __init__(
-        self, centroids: Floats, *, metric: Metric = "inner_product", device: str = "cpu", threads: int | None = None
-    ) -> None:
-        """Loads the centroids; arguments, errors and memory as of ``nearest_centroids``.
-
-        Args:
-            threads: of the product on the CPU, which needs threadpoolctl; None: as many as the BLAS library likes.
-        """
-        self._centroids, self._device = np.asarray(centroids, np.float32), device
-        self._offset = None if metric == "inner_product" else _offsets(self._centroids, metric)
-        self._limit: Callable[[], AbstractContextManager[object]] = nullcontext
-        if device != "cpu":
-            import torch
-
-            self._on_device = torch.from_numpy(np.array(self._centroids)).to(device)
-            offset = np.zeros(len(self._centroids), np.float32) if self._offset is None else self._offset
-            self._offset_on_device = torch.from_numpy(offset).to(device)
-        elif threads is not None:
-            from threadpoolctl import ThreadpoolController
-
-            self._limit = partial(ThreadpoolController().limit, limits=threads, user_api="blas")
-
-    def __call__(self, points: Floats) -> npt.NDArray[np.int32]:
-        """(n,) int32 of (n, d) points, as ``nearest_centroids``."""
-        _check(points, self._centroids)
-        rows, width = _tiles(self._device)
-        nearest = self._nearest_on_cpu if self._device == "cpu" else self._nearest_on_device
-        labels = np.full(len(points), -1, np.int32)
-        with self._limit():
-            for begin in range(0, len(points), rows):
-                labels[begin : begin + rows] = nearest(points[begin : begin + rows], width)
-        return labels
-
-    def _nearest_on_cpu(self, points: Floats, width: int) -> npt.NDArray[np.int32]:
-        tile = np.asarray(points, np.float32)
-        value = np.full(len(tile), -np.inf, np.float32)
-        index = np.zeros(len(tile), np.int32)
-        with np.errstate(invalid="ignore", over="ignore"):  # of points that are not finite
-            for begin in range(0, len(self._centroids), width):
-                scores = tile @ self._centroids[begin : begin + width].T
-                if self._offset is not None:
-                    scores -= self._offset[begin : begin + width]
-                place = scores.argmax(axis=1)
-                highest = scores[np.arange(len(tile)), place]
-                better = highest > value
-                value[better], index[better] = highest[better], place[better] + begin
-        index[~(np.isfinite(tile).all(axis=1) & (tile != 0).any(axis=1))] = -1
-        return index
-
-    def _nearest_on_device(self, points: Floats, width: int) -> npt.NDArray[np.int32]:
-        import torch
-
-        with torch.inference_mode():
-            tile = _load(points, self._device).float()
-            index = _best(tile, self._on_device, self._offset_on_device, width)[1]
-            usable = torch.isfinite(tile).all(dim=1) & (tile != 0).any(dim=1)
-            labels: npt.NDArray[np.int32] = torch.where(usable, index, -1).to(torch.int32).cpu().numpy()
-            return labels
 
 
 def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -211,28 +82,87 @@ def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt
     return np.concatenate(parts)
 
 
-def _fill_empty(centroids: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> None:
+def _fill_empty(centroids: npt.NDArray[np.float32], counts: npt.NDArray[np.int64]) -> None:
     """Gives each empty cluster half of the largest one, in place: the two begin a little apart."""
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return
     heap = [(-int(count), int(i)) for i, count in enumerate(counts) if count > 1]
     heapq.heapify(heap)
+    apart = np.where(np.arange(centroids.shape[1]) % 2 == 0, _SPLIT, -_SPLIT)
     for target in empty:
         if not heap:
             return  # fewer distinct points than clusters: it stays where it is
         size, source = heapq.heappop(heap)
-        sign = np.where(np.arange(centroids.shape[1]) % 2 == 0, _SPLIT, -_SPLIT)
-        centroids[target] = centroids[source] * (1 + sign)
-        centroids[source] *= 1 - sign
+        middle = centroids[source].astype(np.float64)
+        centroids[target], centroids[source] = middle * (1 + apart), middle * (1 - apart)
         half = -size // 2
         for share, owner in ((half, int(target)), (-size - half, source)):
             if share > 1:
                 heapq.heappush(heap, (-share, owner))
 
 
+def _not_unit(value: float) -> ValueError:
+    return ValueError(
+        f"points must be unit vectors; a coordinate is {value}: "
+        "leave samples without an embedding out, and scale the rest to unit length"
+    )
+
+
+def _sums_on_cpu(blocks: Iterable[Floats], centroids: npt.NDArray[np.float32], tell: Callable[[int], None]) -> Sums:
+    database = Database(centroids, "l2")
+    sums = core_similarity.CentroidSums(*centroids.shape)
+    error, total = 0.0, 0
+    for block in blocks:
+        check_points(block, centroids)
+        for begin in range(0, len(block), _TILE_ROWS):
+            tile = np.ascontiguousarray(block[begin : begin + _TILE_ROWS], np.float32)
+            found = assign(tile, database, invalid="skip")
+            if (found.indices < 0).any() or not sums.add(tile.reshape(-1), found.indices, 0):
+                raise _not_unit(float(np.abs(tile).max()))
+            error += float(found.scores.sum(dtype=np.float64))
+            total += len(tile)
+            tell(total)
+    whole, counts = sums.take()
+    return whole.reshape(centroids.shape), counts, error / max(total, 1)
+
+
+def _sums_on_device(
+    blocks: Iterable[Floats], centroids: npt.NDArray[np.float32], device: str, tell: Callable[[int], None]
+) -> Sums:
+    import torch
+
+    rows, width = tile_of(device)
+    k = len(centroids)
+    error, total = 0.0, 0
+    with torch.inference_mode():
+        centres = torch.from_numpy(np.array(centroids)).to(device)
+        offset = torch.from_numpy(l2_offsets(centroids)).to(device)
+        sums = torch.zeros(centroids.shape, dtype=torch.int64, device=device)
+        counts = torch.zeros(k, dtype=torch.int64, device=device)
+        for block in blocks:
+            check_points(block, centroids)
+            for begin in range(0, len(block), rows):
+                tile = load_tile(block[begin : begin + rows], device).float()
+                if not bool((tile.abs() <= _MAX_VALUE).all()):
+                    raise _not_unit(tile.abs().max().item())
+                value, index = best_on_device(tile, centres, offset, width)
+                error += float((tile.double().square().sum(dim=1) - 2 * value.double()).sum())
+                whole = tile.double().mul_(2.0**_FRACTION_BITS).round_().long()
+                sums.index_add_(0, index, whole)
+                counts += torch.bincount(index, minlength=k)
+                total += len(tile)
+                tell(total)
+    return sums.cpu().numpy(), counts.cpu().numpy(), max(0.0, error / max(total, 1))
+
+
 def kmeans_iteration(
-    blocks: Iterable[Floats], centroids: Floats, *, spherical: bool = False, device: str = "cpu"
+    blocks: Iterable[Floats],
+    centroids: Floats,
+    *,
+    spherical: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float]:
     """One assignment and update.
 
@@ -240,46 +170,30 @@ def kmeans_iteration(
         blocks: arrays of shape (n_i, d) of unit vectors, float16 (exact) or float32 (rounded to 2^-24).
         centroids: (k, d) floats.
         spherical: scale the new centroids to unit length.
+        progress: called with the number of points that are assigned, after each tile.
     Returns:
         (k, d) float32 new centroids, (k,) int64 counts, and the mean squared distance before the update.
     Raises:
         TypeError, ValueError: not arrays of floats, other shapes, or points that are no unit vectors.
-    Memory: 12 k d bytes, and a tile (see ``nearest_centroids``).   Cost: 2 n k d operations, one read of the points.
+    Memory: 16 k d bytes, a tile of 16,384 points and what ``assign`` takes (on a GPU a tile of scores).
+    Cost: 2 n k d operations, one read of the points.
     """
-    import torch
-
-    rows, width = _tiles(device)
-    k, d = centroids.shape
-    error, total = 0.0, 0
-    with torch.inference_mode():
-        centres = torch.from_numpy(np.array(centroids, np.float32)).to(device)
-        offset = torch.from_numpy(_offsets(np.asarray(centroids, np.float32), "l2")).to(device)
-        sums = torch.zeros((k, d), dtype=torch.int64, device=device)
-        counts = torch.zeros(k, dtype=torch.int64, device=device)
-        for block in blocks:
-            _check(block, centroids)
-            for begin in range(0, len(block), rows):
-                tile = _load(block[begin : begin + rows], device).float()
-                if not bool((tile.abs() <= _MAX_VALUE).all()):
-                    raise ValueError(
-                        f"points must be unit vectors; a coordinate is {tile.abs().max().item()}: "
-                        "leave samples without an embedding out, and scale the rest to unit length"
-                    )
-                value, index = _best(tile, centres, offset, width)
-                error += float((tile.double().square().sum(dim=1) - 2 * value.double()).sum())
-                whole = tile.double().mul_(2.0**_FRACTION_BITS).round_().long()
-                sums.index_add_(0, index, whole)
-                counts += torch.bincount(index, minlength=k)
-                total += len(tile)
-    sizes = counts.cpu().numpy()
-    updated = np.array(centroids, np.float64)
-    filled = sizes > 0
-    updated[filled] = sums.cpu().numpy()[filled] / (sizes[filled, None] * 2.0**_FRACTION_BITS)
+    before = np.ascontiguousarray(centroids, np.float32)
+    tell = progress or (lambda _: None)
+    if device == "cpu":
+        sums, sizes, error = _sums_on_cpu(blocks, before, tell)
+    else:
+        sums, sizes, error = _sums_on_device(blocks, before, device, tell)
+    updated = before.copy()
+    for begin in range(0, len(updated), _UPDATED_ROWS):
+        rows = begin + np.flatnonzero(sizes[begin : begin + _UPDATED_ROWS])
+        updated[rows] = sums[rows] / (sizes[rows, None] * 2.0**_FRACTION_BITS)
+    del sums
     _fill_empty(updated, sizes)
     if spherical:
         length = np.linalg.norm(updated, axis=1, keepdims=True)
-        updated = np.where(length > 0, updated / np.where(length > 0, length, 1), updated)
-    return updated.astype(np.float32), sizes, max(0.0, error / max(total, 1))
+        updated /= np.where(length > 0, length, 1)
+    return updated, sizes, error
 
 
 def kmeans(
@@ -290,6 +204,7 @@ def kmeans(
     seed: int = 0,
     spherical: bool = False,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> KMeans:
     """Clusters unit vectors: centroids begin at k of the points, a cluster that empties gets half of the largest.
 
@@ -298,6 +213,7 @@ def kmeans(
         k: clusters, 1 to n.
         iterations: at least 1.
         seed: of the points that the centroids begin at.
+        progress: called with (points assigned, points of all iterations), after each tile.
     Raises:
         TypeError, ValueError: see ``kmeans_iteration`` and ``initial_centroids``.
     Memory, cost: those of ``kmeans_iteration``, ``iterations`` times.
@@ -306,10 +222,17 @@ def kmeans(
         raise ValueError(f"iterations must be at least 1; got {iterations}")
     blocks = [points] if isinstance(points, np.ndarray) else list(points)
     for block in blocks:
-        _check(block, blocks[0])
+        check_points(block, blocks[0])
     centroids = initial_centroids(blocks, k, seed=seed)
-    counts, errors = np.zeros(k, np.int64), []
-    for _ in range(iterations):
-        centroids, counts, error = kmeans_iteration(blocks, centroids, spherical=spherical, device=device)
+    counts, errors, total = np.zeros(k, np.int64), [], sum(map(len, blocks))
+    for turn in range(iterations):
+        tell = None if progress is None else partial(_tell, progress, turn * total, iterations * total)
+        centroids, counts, error = kmeans_iteration(
+            blocks, centroids, spherical=spherical, device=device, progress=tell
+        )
         errors.append(error)
     return KMeans(centroids, counts, errors)
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)

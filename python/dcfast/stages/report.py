@@ -34,6 +34,8 @@ TABLES = (
     "quarantine.parquet",
     "contamination.parquet",
     "contaminated.npy",
+    "duplicates.npy",
+    "duplicates.parquet",
     "subset.npy",
     "eval_results.jsonl",
     "train/summary.json",
@@ -79,7 +81,7 @@ def make_report(run: Run, gallery: str | None = None) -> ReportSummary:
     return ReportSummary(report.fates.get("kept", 0), report.standard, cards + pairs, pairs)
 
 
-@piece(version=6)
+@piece(version=7)
 def write_report(out: Path, settings: Settings, recorded: str, gallery: str | None = None) -> ReportSummary:
     """Piece: see ``make_report``; ``recorded`` is the digest of what the stages recorded, for its key."""
     del recorded

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 from dcfast.engine.engine import Engine
@@ -70,6 +71,15 @@ class Do:
             line = json.dumps({**times, "skipped": len(pieces) - len(waiting)})
             append_lines(run.out / "state" / "timings.jsonl", [line])
         return [stats[i] for i in range(len(pieces))]
+
+    @contextmanager
+    def within(self, run: Run) -> Iterator[None]:
+        """For the time of a block, pieces are those of another run directory."""
+        own, self._run = self._run, replace(run, recorder=self._run.recorder)
+        try:
+            yield
+        finally:
+            self._run = own
 
     def _say_why(self, waiting: list[Piece[S]], count: int) -> None:
         """Of pieces that were done before what has changed; of those that a killed run left, how many are left."""

@@ -1,7 +1,8 @@
 """Stage ``signatures``: content hash, perceptual hash and decode status of every picture, of pool and evaluation sets.
 
-Writes ``signatures/pool-NNNNN.npy`` (one record a sample of the segment, in its order) and
-``signatures/eval-NNN.npz`` + keys. Every picture is decoded here, so this is also where broken ones are found.
+Writes ``signatures/pool-NNNNN.npy`` (one record a sample of the segment, in its order) and of each set
+``signatures/eval-NNN.parquet`` (``dcfast.dedup.signature_file``). Every picture is decoded here, so this is also where
+broken ones are found.
 Memory: one picture in each worker, plus the records of one segment.
 """
 
@@ -11,40 +12,28 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_encoded, sign_images
+from dcfast.dedup.records import ABSENT, sign_images
 from dcfast.engine.piece import Piece, piece
-from dcfast.errors import CorruptDataError, PoolError
-from dcfast.evaluate.evalset import open_evalset
-from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.folders import COUNT_FILE, count_remark, evalset_folders, list_set_tars
+from dcfast.errors import PoolError
+from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, list_set_tars
 from dcfast.evaluate.hub import hub_files, is_hub_file
-from dcfast.evaluate.tasks import EvalTask, compared_sets
+from dcfast.evaluate.sign_sets import sign_set
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.images.signatures import STATUS
-from dcfast.index.build import write_segment
 from dcfast.index.segments import Segment
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ComparedSet, SignaturesSummary
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import save_array
-from dcfast.storage.parquet import write_table
 from dcfast.storage.records import Count, Record
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-VERSION = 2
-"""Of signatures. 2: one rule for depths beyond 8 bits; archives joined by cat are read on."""
-
-HELD = 256
-"""Pictures of a set of the hub that are held at a time."""
-MAX_NOTED = 100
-"""Damages of an evaluation set that its summary names."""
+VERSION = 3
+"""Of signatures. 2: one rule for depths beyond 8 bits; archives joined by cat are read on. 3: hashes of 256 bits; the
+sets' are signature files."""
 
 
 class SignedImages(Record):
@@ -81,76 +70,11 @@ def refuse_stale(segment: Segment, shard_dir: str) -> None:
 
 
 @piece(version=VERSION)
-def sign_evalset(out: Path, number: int, name: str, tars: Sequence[str], strict: bool) -> ComparedSet:
-    """Piece: the signatures of one evaluation set, with the key of each image."""
-    import pyarrow as pa
-
+def sign_evalset(out: Path, number: int, name: str, files: Sequence[str], strict: bool) -> ComparedSet:
+    """Piece: the signatures of one evaluation set, of tars or of the hub."""
     index = out / "state/signatures/evalsets" / f"{number:03d}.dcx"
-    shard_names = [Path(path).name for path in tars]
-    write_segment(list(zip(tars, shard_names, strict=True)), index)
-    segment = Segment.open(index)
-    damage = _evalset_damage(segment, tars)
-    if strict and damage:
-        file, message = damage[0]
-        raise CorruptDataError(f"evaluation set {name}, {file}: {message} (--strict)", path=file)
-    result = sign_images(segment, tars)
-    counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
-    shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
-    return _write_signatures(out / evalset_signature_path(number), name, shards, segment.keys(), result, damage)
-
-
-@piece(version=VERSION)
-def sign_hub_set(out: Path, number: int, name: str, tars: Sequence[str], strict: bool, folder: str) -> ComparedSet:
-    """Piece: the signatures of a set of the hub, as ``sign_evalset``. Memory: 256 images as they are encoded."""
-    import pyarrow as pa
-
-    first = Path(tars[0]).name
-    damage: list[tuple[str, str]] = []
-    try:
-        evalset = open_evalset(EvalTask("", name, ""), Path(folder))
-        damage += [(first, note) for note in evalset.notes]
-        with evalset.pictures.read(evalset.rows, HELD) as batches:
-            result = np.concatenate([np.zeros(0, SIGNATURE_DTYPE), *(sign_encoded(readers) for _, readers in batches)])
-        keys = [evalset.key(row) for row in range(len(evalset.rows))]
-    except BAD_SET as error:
-        damage.append((first, f"cannot be read: {error}"))
-        keys, result = [], np.zeros(0, SIGNATURE_DTYPE)
-    if strict and damage:
-        raise CorruptDataError(f"evaluation set {name}, {damage[0][0]}: {damage[0][1]} (--strict)")
-    shards = pa.array([first] * len(keys), pa.string())
-    path = out / evalset_signature_path(number)
-    return _write_signatures(path, name, shards, pa.array(keys, pa.string()), result, damage)
-
-
-def _write_signatures(
-    path: Path,
-    name: str,
-    shards: pa.Array,
-    keys: pa.Array,
-    result: npt.NDArray[np.void],
-    damage: list[tuple[str, str]],
-) -> ComparedSet:
-    import pyarrow as pa
-
-    columns = {field: pa.array(result[field]) for field in SIGNATURE_DTYPE.names or ()}
-    write_table(pa.table({"shard": shards, "key": keys, **columns}), path)
-    ok, present = result["status"] == 0, result["status"] != ABSENT
-    return ComparedSet(
-        name=name,
-        pictures=int(present.sum()),
-        unreadable=int((present & ~ok).sum()),
-        flat=int((ok & (result["flat"] == 1)).sum()),
-        damage=damage[:MAX_NOTED],
-    )
-
-
-def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, message) of what may hide pictures: they would be missing from the comparison."""
-    damage = [
-        (segment.shard_names[at.shard], f"{'damaged at ' if at.archive else ''}byte {at.offset}: {at.message}")
-        for at in segment.losses
-    ]
-    return damage + [(COUNT_FILE, remark) for remark in count_remark(Path(tars[0]).parent, len(tars))]
+    signed = sign_set(name, files, out / evalset_signature_path(number), index, strict=strict)
+    return ComparedSet(name, signed.pictures, signed.unreadable, signed.flat, signed.damage)
 
 
 def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
@@ -173,20 +97,20 @@ def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
 
 
 def needed(run: Run) -> bool:
-    """Whether the pool's pictures are decoded at all: for decontamination, at tiny, or when asked."""
-    return run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
+    """Whether the pool's pictures are decoded at all: for decontamination, for duplicates, at tiny, or when asked."""
+    asked = run.settings.scale == "tiny" or run.settings.verify_images
+    return asked or run.has_evaluation_sets or run.deduplicates
 
 
 def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece[ComparedSet]:
-    strict = run.settings.strict
-    step, place = ("signatures/evalsets", f"{number:03d}"), [evalset_signature_path(number)]
-    weight = sum(map(os.path.getsize, files))
-    if is_hub_file(files[0]):
-        of_hub = sign_hub_set.piece(*step, inputs=files, outputs=place, weight=weight)
-        return of_hub(number=number, name=name, tars=files, strict=strict, folder=str(Path(files[0]).parent))
-    counted = filter(os.path.isfile, [str(Path(files[0]).parent / COUNT_FILE)])
-    of_tars = sign_evalset.piece(*step, inputs=[*files, *counted], outputs=place, weight=weight)
-    return of_tars(number=number, name=name, tars=files, strict=strict)
+    beside = [] if is_hub_file(files[0]) else [str(Path(files[0]).parent / COUNT_FILE)]
+    return sign_evalset.piece(
+        "signatures/evalsets",
+        f"{number:03d}",
+        inputs=[*files, *filter(os.path.isfile, beside)],
+        outputs=[evalset_signature_path(number)],
+        weight=sum(map(os.path.getsize, files)),
+    )(number=number, name=name, files=files, strict=run.settings.strict)
 
 
 def steps(run: Run, do: Do) -> SignaturesSummary:

@@ -7,9 +7,11 @@ an error, and ``verify.json`` names it. Memory: one output shard's member list, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from dcfast import resharding
 from dcfast.engine.piece import Piece, piece
@@ -23,7 +25,7 @@ from dcfast.stages.reshard import output_ranges
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
 from dcfast.storage.npz import load_array
-from dcfast.storage.parquet import read_table
+from dcfast.storage.parquet import read_schema, read_table
 from dcfast.storage.records import Count, Record, plain, replaced
 from dcfast.uids.sets import load_subset, uid_isin, uid_multiplicity, uid_parse
 
@@ -42,7 +44,10 @@ class CheckedShards(Record):
 
 
 class CheckedFates(Record):
-    """Of a part of the fates: ``copies`` are the kept samples as often as they stand in the subset."""
+    """Of a part of the fates: ``copies`` are the kept samples as often as they stand in the subset.
+
+    ``other_copies``: rows of which the table says otherwise, where copies were drawn.
+    """
 
     rows: Count
     fates: dict[str, Count]
@@ -50,6 +55,7 @@ class CheckedFates(Record):
     without_reason: Count
     kept_outside_subset: Count
     copies: Count
+    other_copies: Count | UnsetType = UNSET
 
 
 @piece()
@@ -69,11 +75,14 @@ def check_fates(out: Path, part: str) -> CheckedFates:
     """
     import pyarrow.compute as pc
 
-    table = read_table(out / part, columns=["uid", "fate", "reason"])
+    drawn = "copies" in read_schema(out / part).names
+    table = read_table(out / part, columns=["uid", "fate", "reason", *(["copies"] if drawn else [])])
     fate = table["fate"].combine_chunks()
     counts = {name: int(pc.sum(pc.equal(fate, name)).as_py() or 0) for name in FATES}
     kept, _ = uid_parse(table["uid"].combine_chunks().filter(pc.equal(fate, "kept")))
     copies = uid_multiplicity(kept, load_subset(out / "subset.npy", check=False), check=False, threads=1)
+    told = np.asarray(table["copies"].filter(pc.equal(fate, "kept"))) if drawn else copies
+    others = int(pc.sum(table["copies"]).as_py() or 0) - int(told.sum()) if drawn else 0  # of what is not kept
     unexplained = pc.sum(pc.and_(pc.not_equal(fate, "kept"), pc.is_null(table["reason"].combine_chunks()))).as_py() or 0
     return CheckedFates(
         rows=table.num_rows,
@@ -82,6 +91,7 @@ def check_fates(out: Path, part: str) -> CheckedFates:
         without_reason=int(unexplained),
         kept_outside_subset=int((copies == 0).sum()),
         copies=int(copies.sum()),
+        other_copies=int((told != copies).sum()) + others if drawn else UNSET,
     )
 
 
@@ -111,6 +121,8 @@ def conclude(
         "samples in the new shards": (sums.written, sums.copies),
         "members that differ from their source": (sums.mismatches, 0),
     }
+    if sums.other_copies is not UNSET:
+        expected["samples whose copies are not those of the subset"] = (sums.other_copies, 0)
     if excludes_contaminated:
         expected["contaminated uids in the subset"] = (both, 0)
     problems = [*sums.problems]
@@ -148,6 +160,12 @@ def _fate_pieces(run: Run) -> list[Piece[CheckedFates]]:
     ]
 
 
+def _other_copies(parts: Sequence[CheckedFates]) -> int | UnsetType:
+    """Rows whose copies are not those of the subset; UNSET where the table has none."""
+    told = [part.other_copies for part in parts if part.other_copies is not UNSET]
+    return sum(told) if told else UNSET
+
+
 def steps(run: Run, do: Do) -> VerifySummary:
     """Output shards, fates, conclusion; a CorruptDataError where something does not agree."""
     of_shards, of_fates = do(_shard_pieces(run)), do(_fate_pieces(run))
@@ -168,6 +186,7 @@ def steps(run: Run, do: Do) -> VerifySummary:
         without_reason=sum(s.without_reason for s in of_fates),
         kept_outside_subset=sum(s.kept_outside_subset for s in of_fates),
         copies=sum(s.copies for s in of_fates),
+        other_copies=_other_copies(of_fates),
     )
     compared = run.is_compared
     conclusion = conclude.piece(

@@ -13,6 +13,7 @@ import errno
 import io
 import math
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ MAX_BLOCK_BYTES = 256 << 20
 MAX_INFLATED_BYTES, MAX_INFLATED_RATIO = 1 << 30, 100
 """A compressed array of an npz, and all of them together, grow to at most this, or this many times what is stored."""
 _SHOWN = 16  # arrays that a message names
+_LOCAL_LENGTHS = 26  # where a member's own header has the lengths of its name and its extra field
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
 _HEADERS = {
     (1, 0): (2, np.lib.format.read_array_header_1_0),
@@ -258,6 +260,39 @@ def npz_arrays(path: StrPath) -> dict[str, Array]:
     return arrays
 
 
+def _named(archive: zipfile.ZipFile, name: str, path: StrPath) -> str:
+    """The member of an array; CorruptDataError where there is none."""
+    file = f"{name}.npy"
+    if file not in archive.namelist():
+        have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:_SHOWN]) or "nothing"
+        raise CorruptDataError(f"{path} holds no array {name!r} ({have})", path=path)
+    return file
+
+
+def map_npz(path: StrPath, name: str) -> npt.NDArray[Any]:
+    """An array of an npz, read-only: mapped where it is stored, read where it is compressed.
+
+    Its checksum is not looked at where it is mapped: read it by ``iterate_npz`` first.
+
+    Raises:
+        CorruptDataError: as of ``iterate_npz``.   OSError: it cannot be read.
+    Memory: the page cache, or the whole array (at most MAX_INFLATED_BYTES, or MAX_INFLATED_RATIO times its bytes).
+    """
+    with _open_npz(path) as archive:
+        file = _named(archive, name, path)
+        info = archive.getinfo(file)
+        with _member(archive, file) as member:
+            array = _read_header(member, file, path)
+            header = member.tell()
+    size = header + math.prod(array.shape) * array.dtype.itemsize
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size < size:
+        return np.concatenate([np.empty((0, *array.shape[1:]), array.dtype), *iterate_npz(path, name)])
+    with open_input(path) as raw:
+        raw.seek(info.header_offset + _LOCAL_LENGTHS)
+        lengths = struct.unpack("<HH", raw.read(4))
+    return map_array(path, array.dtype, array.shape, info.header_offset + _LOCAL_LENGTHS + 4 + sum(lengths) + header)
+
+
 def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.NDArray[Any]]:
     """An array of an npz, stored or compressed, in blocks of ``rows`` rows, or fewer where they are wide.
 
@@ -265,11 +300,8 @@ def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.ND
         CorruptDataError: no npz, no such array, cut off, or its checksum is wrong.   OSError: it cannot be read.
     Memory: a block, at most MAX_BLOCK_BYTES.
     """
-    file = f"{name}.npy"
     with _open_npz(path) as archive:
-        if file not in archive.namelist():
-            have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:_SHOWN]) or "nothing"
-            raise CorruptDataError(f"{path} holds no array {name!r} ({have})", path=path)
+        file = _named(archive, name, path)
         try:
             with _member(archive, file) as member:
                 array = _read_header(member, file, path)

@@ -56,7 +56,7 @@ class ParquetFile:
     """An open parquet file; closed at the end of a ``with``.
 
     Attributes:
-        schema: the Arrow schema; names in it may repeat.
+        schema: the Arrow schema; names in it may repeat.   metadata: key -> value of the footer.
         num_rows: in all.   group_rows: of each row group.
     """
 
@@ -74,6 +74,7 @@ class ParquetFile:
                 self.schema: pa.Schema = self._file.schema_arrow
                 self._groups = read_groups(file.fileno(), self._size, len(self._file.schema))
         self.num_rows = int(self._file.metadata.num_rows)
+        self.metadata: dict[bytes, bytes] = dict(self._file.metadata.metadata or {})
         if self.num_rows > max(MAX_ROWS_UNASKED, self._size):
             self._file.close()
             raise self._too_large(f"{self.num_rows:,} rows")

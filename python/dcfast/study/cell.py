@@ -32,7 +32,7 @@ from dcfast.study.records import CellResult
 
 RESULT = "result.json"
 RESULT_VERSION = 1
-BASE_STAGE = "decontaminate"
+BASE_STAGE = "dedup"
 """The last stage that all cells of a seed share."""
 
 
@@ -65,7 +65,7 @@ def _result_path(cell: Cell) -> Path:
 
 def _key(cell: Cell) -> _Key:
     base = Path(cell.base)
-    marks = [f"state/{BASE_STAGE}.json", "state/index.json"]
+    marks = [f"state/{name}.json" for name in ("decontaminate", "dedup", "index")]
     files = fingerprint_files(base, [name for name in marks if (base / name).exists()])
     return _Key(RESULT_VERSION, with_uid_hashes(located(cell.settings)), files)
 

@@ -19,7 +19,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import absolute, path_argument
-from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds, scaled
+from dcfast.study.grid import LATER_FILTERS, STANDARD_FILTERS, Grid, parse_filters, parse_seeds, scaled
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study
 
@@ -54,10 +54,10 @@ class StudyOptions:
     )
     filters: list[str] | None = option(
         None,
-        f"names ({', '.join(STANDARD_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; {{seed}} in one stands for the "
-        "seed",
+        f"names ({', '.join(STANDARD_FILTERS)}; {', '.join(LATER_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; "
+        "{seed} in one stands for the seed, {samples_seen} for the samples that training sees",
         metavar="FILTER",
-        usual="all of the names",
+        usual="the first nine names",
         gather=list,
     )
     also: str | None = option(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dcfast.filters import compile_filter
 from dcfast.filters.files import move_files
+from dcfast.filters.term import DUPLICATE
 from dcfast.rundir.branch import branch_settings, slug
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.scales import scale
@@ -26,6 +27,19 @@ STANDARD_FILTERS = {
     "oracle": "oracle",
 }
 """DataComp's seven baselines, a share drawn by chance, and the built-in world's truth; ``{seed}`` is the cell's."""
+LATER_FILTERS = {
+    "s_cliploss": "s_cliploss(l14, fraction=0.3)",
+    "s_cliploss_normsim": "within(s_cliploss(l14), normsim(l14, p=inf), first=0.3, fraction=0.2)",
+    "normsim": "normsim(l14, p=inf, fraction=0.3)",
+    "vas": "vas(l14, fraction=0.3)",
+    "semdedup": "semdedup(l14, fraction=0.8)",
+    "density": "density(l14, fraction=0.5)",
+    "soft_cap": "sample(clip_score(l14), soft_cap=0.15, total={samples_seen}, seed={seed}, draw=1000, "
+    "temperature=0.05)",
+    "hard_cap": "sample(clip_score(l14), hard_cap=15, total={samples_seen}, seed={seed}, temperature=0.05)",
+    "mix": "mix(clip_score(l14), s_cliploss(l14), normsim(l14, p=inf), normalize=rank, fraction=0.3)",
+}
+"""Filters after DataComp's paper, by their names in ``--filters``; on a given pool normsim and vas want a target=."""
 NOT_CANDIDATES = ("no_filter", "random", "oracle")
 """Labels that the best filter is never chosen among: what it is compared with."""
 MOST_SEEDS = 10_000
@@ -57,7 +71,8 @@ class Grid:
     """What a study runs.
 
     Attributes:
-        filters: label -> expression; ``{seed}`` in it stands for the cell's seed.
+        filters: label -> expression; ``{seed}`` in it stands for the cell's seed, ``{samples_seen}`` for the samples
+            that its training sees, which ``sample(..., total={samples_seen})`` draws.
         scales: names of scales, or NAME/K: the same recipe at a K-th of the samples (and of the built-in world).
         seeds: of the built-in world and of training, in the order in which they are run.
         settings: what all runs share.
@@ -69,10 +84,11 @@ class Grid:
     settings: Settings
 
     def base(self, out: Path, name: str, seed: int) -> Cell:
-        """The run that makes everything up to decontamination: one a seed, or one in all for a given pool."""
+        """The run that makes everything up to the filter: one a seed, or one in all for a given pool."""
         settings = scaled(self.settings, name)
         number = seed if settings.pool is None else self.seeds[0]
-        settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON)
+        dedup = settings.dedup or any(map(_names_duplicates, self.filters.values()))
+        settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON, dedup=dedup)
         shared = _scale_folder(out, name)
         folder = shared / f"seed-{number}" / "base" if settings.pool is None else shared / "base"
         return Cell(name, number, None, settings, str(folder), str(folder))
@@ -80,7 +96,7 @@ class Grid:
     def cell(self, out: Path, name: str, seed: int, label: str) -> Cell:
         """The run of one filter."""
         base = self.base(out, name, seed)
-        expression = move_files(self.filters[label].replace("{seed}", str(seed)), real)
+        expression = move_files(_filled(self.filters[label], seed, base.settings), real)
         settings = branch_settings(replace(base.settings, seed=seed), expression)
         folder = _scale_folder(out, name) / f"seed-{seed}" / slug(label)
         return Cell(name, seed, label, settings, str(folder), base.directory)
@@ -90,6 +106,15 @@ class Grid:
         return [
             self.cell(out, name, seed, label) for seed in self.seeds for name in self.scales for label in self.filters
         ]
+
+
+def _filled(expression: str, seed: int, settings: Settings) -> str:
+    """The expression of a cell."""
+    return expression.replace("{seed}", str(seed)).replace("{samples_seen}", str(settings.recipe().samples_seen))
+
+
+def _names_duplicates(expression: str) -> bool:
+    return DUPLICATE in compile_filter(expression.replace("{seed}", "0"), run_code=False).uid_sets
 
 
 def _scale_folder(out: Path, name: str) -> Path:
@@ -120,7 +145,7 @@ def scaled(settings: Settings, name: str) -> Settings:
 
 
 def parse_filters(given: list[str] | None, world: bool, also: str | None = None) -> dict[str, str]:
-    """Label -> expression, of standard names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
+    """Label -> expression, of known names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
 
     Args:
         world: whether there is a truth for ``oracle`` to know.
@@ -131,7 +156,7 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
     names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
     filters: dict[str, str] = {}
     for text in names:
-        label, expression = text, STANDARD_FILTERS.get(text, text)
+        label, expression = text, {**STANDARD_FILTERS, **LATER_FILTERS}.get(text, text)
         labelled = _LABEL.fullmatch(text)
         if labelled is not None:
             label, expression = labelled[1], labelled[2].strip()
@@ -139,7 +164,7 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
             raise ValueError(f"--filters: {label!r} is given twice, or is a name that the study uses; give it a label")
         if also is not None:
             expression = f"({expression}) & ({also})"
-        compile_filter(expression.replace("{seed}", "0"))
+        compile_filter(_filled(expression, 0, Settings()))
         filters[label] = expression
     return filters
 

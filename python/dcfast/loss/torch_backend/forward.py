@@ -5,7 +5,7 @@ overflowing. ``large_logits`` takes over where a whole row or column vanishes by
 features that are not normalised lead there, or scales far beyond those of trained models. Half precision is computed in
 float32. The host reads scale, shift and flag: on a GPU it waits for them.
 
-Cost, in products of M x N x D: one. Memory: a tile of 2 MiB beside results, 16 MiB of exponentials that are kept for
+Cost, in products of M x N x D: one. Memory: a tile of 2 MiB beside results, 20 MiB of exponentials that are kept for
 the gradient, and float32 copies of text features in half precision. The gradient is in ``gradient``. The functions are
 those of ``dcfast.loss.backend.Backend``, which explains them.
 """

@@ -6,6 +6,7 @@ run leaves its part empty, with a note.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,6 +60,7 @@ class _FilterLook(NamedTuple):
     seen: Examined | None = None
     overlap: filter_parts.Overlap | None = None
     clip_scores: filter_parts.ClipScores | None = None
+    source_scores: Sequence[filter_parts.ClipScores] = ()
     rules_truth: filter_parts.RulesTruth | None = None
     problem: str | None = None
 
@@ -75,7 +77,7 @@ def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
         reasons.append(f"scale {settings.scale!r} is unknown")
     elif manifest.recipe_sha256 not in (None, recipe.fingerprint()):
         reasons.append(f"the recipe is not the frozen one of scale {settings.scale}")
-    for name in ("shard_size", "max_distance"):
+    for name in ("shard_size", "max_distance", "max_distance_256"):
         value, usual = getattr(settings, name), getattr(Settings(), name)
         if value != usual:
             reasons.append(f"{name} is {value}, not {usual}")
@@ -161,7 +163,9 @@ def _look(run: Run, chosen: FilterSummary) -> _FilterLook:
         return _FilterLook(problem=problem)
     masks = truth.truth_masks(filter_parts.uids_of(seen), run.out) if run.is_world else {}
     clip = filter_parts.clip_scores(seen, chosen.filter, thresholds, masks)
-    return _FilterLook(seen, filter_parts.overlap(seen), clip, filter_parts.rules_against_truth(seen, masks))
+    sources = filter_parts.source_scores(seen, masks)
+    rules = filter_parts.rules_against_truth(seen, masks)
+    return _FilterLook(seen, filter_parts.overlap(seen), clip, sources, rules)
 
 
 def _gallery(
@@ -198,6 +202,7 @@ def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFa
         chosen.malformed_uids if has_run else None,
         chosen.models.get("language_model"),
         chosen.metadata_outcomes,
+        chosen.sampled,
     )
 
 
@@ -242,6 +247,7 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
         filter=_filter_facts(settings.filter, chosen),
         subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
         repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
+        dedup=_summary(run, summaries.DedupSummary),
         contamination=contamination(out, decontaminate, signatures, settings.max_distance),
         gallery=shown,
         draw=drawn,
@@ -255,6 +261,7 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
         manifest=find_summary(out / "manifest.json", dict[str, Any]),
         overlap=look.overlap,
         clip_scores=look.clip_scores,
+        source_scores=list(look.source_scores),
         rules_truth=look.rules_truth,
         look_problem=look.problem,
         comparison=comparison,

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.errors import DcfastError
 from dcfast.report.facts import samples
 from dcfast.report.facts.sampling import columns_of, num_rows, rows_of, stream
 from dcfast.rundir.summaries import ComparedSet, DecontaminateSummary, SignaturesSummary
 from dcfast.storage.records import Record
 
+_METHODS = (CONTENT, PERCEPTUAL, PERCEPTUAL_256, DESCRIPTOR.rstrip(":"))
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
 
 
 class EvalsetHits(Record):
-    """The pictures of an evaluation set, and hits by method."""
+    """The pictures of an evaluation set, and hits by method; those by descriptors of any model together."""
 
     name: str
     pictures: int
@@ -24,12 +26,14 @@ class EvalsetHits(Record):
     flat: int
     content: int
     perceptual: int
+    perceptual256: int
+    descriptor: int
 
 
 class Contamination(Record, omit_defaults=True):
     """What decontamination found; the numbers are left out where there was nothing to compare with.
 
-    ``distances``: bits, as text -> hits by perceptual hash.   ``content_samples`` have identical bytes.
+    ``distances``: bits, as text -> hits by the perceptual hash of 64 bits.   ``content_samples`` have identical bytes.
     """
 
     available: bool
@@ -41,6 +45,7 @@ class Contamination(Record, omit_defaults=True):
     content_samples: int | None = None
     flat_pictures: int | None = None
     max_distance: int | None = None
+    max_distance_256: int | None = None
     evidence_rows: int | None = None
     counted_rows: int | None = None
 
@@ -48,7 +53,7 @@ class Contamination(Record, omit_defaults=True):
 class _EvidenceCount(Record):
     evalset: str
     method: str
-    distance: int
+    distance: int | None
     count_all: int
 
 
@@ -67,8 +72,8 @@ def _count_evidence(path: Path) -> tuple[Counter[tuple[str, str]], Counter[int],
             break
         groups = pa.Table.from_batches([batch]).group_by(columns).aggregate([([], "count_all")])
         for row in rows_of(groups, _EvidenceCount, path):
-            hits[row.evalset, row.method] += row.count_all
-            if row.method == "perceptual":
+            hits[row.evalset, row.method.partition(":")[0]] += row.count_all
+            if row.method == PERCEPTUAL and row.distance is not None:
                 distances[row.distance] += row.count_all
         counted += batch.num_rows
     return hits, distances, counted
@@ -86,12 +91,13 @@ def contamination(
     table = out / "contamination.parquet"
     hits, distances, counted = _count_evidence(table)
     sets = {compared.name: compared for compared in (signatures.evalsets if signatures is not None else [])}
-    sets |= {name: ComparedSet(name) for name, _ in hits if name not in sets}
+    others = [*summary.sets, *(name for name, _ in hits)]
+    sets |= {name: ComparedSet(name) for name in others if name not in sets}
     limit = usual_distance if summary.max_distance is None else summary.max_distance
     return Contamination(
         True,
         [
-            EvalsetHits(name, s.pictures, s.unreadable, s.flat, hits[name, "content"], hits[name, "perceptual"])
+            EvalsetHits(name, s.pictures, s.unreadable, s.flat, *(hits[name, method] for method in _METHODS))
             for name, s in sorted(sets.items())
         ],
         {str(bits): distances[bits] for bits in range(max([limit, *distances]) + 1)},
@@ -101,6 +107,7 @@ def contamination(
         content_samples=summary.content,
         flat_pictures=summary.flat,
         max_distance=limit,
+        max_distance_256=summary.max_distance_256,
         evidence_rows=num_rows(table),
         counted_rows=counted,
     )

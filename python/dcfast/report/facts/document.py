@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from dcfast.report.facts.contamination import Contamination
 from dcfast.report.facts.filter_parts import ClipScores, Overlap, RulesTruth
 from dcfast.report.facts.inventory import ListedFile, Timings
@@ -12,7 +14,14 @@ from dcfast.report.facts.outcome import Scores
 from dcfast.report.facts.samples import GalleryRow, QuarantineRow
 from dcfast.report.facts.training import Trainings, Verdict
 from dcfast.report.facts.truth import WorldTruth
-from dcfast.rundir.summaries import IndexSummary, ReshardSummary, SignaturesSummary, VerifySummary
+from dcfast.rundir.summaries import (
+    DedupSummary,
+    IndexSummary,
+    ReshardSummary,
+    SampledCopies,
+    SignaturesSummary,
+    VerifySummary,
+)
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Record, as_record, plain
 
@@ -41,7 +50,8 @@ class Reason(Record):
 
 
 class FilterFacts(Record):
-    """``given``: the expression of the settings, None for the default.   ``metadata_outcomes``: reason -> rows."""
+    """``given``: the expression of the settings, None for the default.   ``metadata_outcomes``: reason -> rows.
+    ``sampled``: left out where no copies were drawn."""
 
     expression: str | None
     given: str | None
@@ -50,6 +60,7 @@ class FilterFacts(Record):
     malformed_uids: int | None
     language_model: str | dict[str, str | int] | None
     metadata_outcomes: dict[str, int]
+    sampled: SampledCopies | UnsetType = UNSET
 
 
 class Subset(Record):
@@ -130,6 +141,7 @@ class Report(Record):
     subset: Subset
     repeated: Repeated
     contamination: Contamination
+    dedup: DedupSummary | None
     gallery: dict[str, list[GalleryRow]]
     draw: GalleryDraw
     quarantine: Quarantine
@@ -149,6 +161,7 @@ class Report(Record):
     training: Trainings
     verdict: Verdict
     notes: list[str]
+    source_scores: list[ClipScores] = []
     version: int = REPORT_VERSION
 
     def without_places(self, places: Iterable[str]) -> Report:

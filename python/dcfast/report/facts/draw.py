@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATES
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter, numbers
 from dcfast.filters.files import move_files
-from dcfast.filters.term import CONTAMINATED, SCORES
+from dcfast.filters.term import CONTAMINATED, DUPLICATE, SCORES
 from dcfast.index.metadata import parse_uids
 from dcfast.report.facts.metadata_rows import every_row, load_scores, metadata_files, stretches
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow
@@ -173,11 +174,10 @@ def _rows(samples: SampleLookup, places: list[Place]) -> list[GalleryRow]:
     ]
 
 
-def _joined_scores(run: Run) -> dict[str, int]:
-    """The score files that the run's filter joined with the metadata: key -> number."""
+def _joined_scores(run: Run) -> set[str]:
+    """The keys of the scores that the run's filter joined with the metadata."""
     chosen = find_summary(run.summary_path("filter"), FilterSummary)
-    files = [] if chosen is None else compile_filter(chosen.filter, run_code=False).scores
-    return {file.key: number for number, file in enumerate(files)}
+    return set() if chosen is None else {s.key for s in compile_filter(chosen.filter, run_code=False).scores}
 
 
 def _with_scores(run: Run, expression: str, compiled: Filter) -> Filter:
@@ -197,7 +197,13 @@ def _with_scores(run: Run, expression: str, compiled: Filter) -> Filter:
 
 def _compiled(run: Run, expression: str) -> Filter:
     """The expression, where it can be asked of single rows; else FilterError says what it lacks."""
-    compiled = _with_scores(run, expression, compile_filter(expression))
+    compiled = compile_filter(expression)
+    if compiled.sampling is not None:
+        raise FilterError(
+            f"filter {expression!r} draws among all rows, which a look cannot; leave sample(...) out, or ask for what "
+            "the run drew by its fate: kept"
+        )
+    compiled = _with_scores(run, expression, compiled)
     known = thresholds_of(run)
     for quantile in compiled.quantiles:
         if quantile.key not in known:
@@ -209,6 +215,8 @@ def _compiled(run: Run, expression: str) -> Filter:
         raise FilterError(f"filter {expression!r} asks for clusters of embeddings, which are not computed for a look")
     if CONTAMINATED in compiled.uid_sets and not (run.out / "contaminated.npy").exists():
         raise FilterError(f"filter {expression!r} uses contaminated, and this run has not looked for copies")
+    if DUPLICATE in compiled.uid_sets and not (run.out / DUPLICATES).exists():
+        raise FilterError(f"filter {expression!r} uses duplicate, and this run has not looked for duplicates")
     compiled.check_needs()
     return compiled
 
@@ -225,13 +233,12 @@ def _passing(
     thresholds = thresholds_of(run)
     sets = {name: load_subset(run.out / path) for name, path in run.uid_set_paths(compiled.uid_sets).items()}
     columns = list(dict.fromkeys(["uid", *compiled.column_names, *SCORE_COLUMNS]))
-    joined = _joined_scores(run) if compiled.scores else {}
     look = every_row if choice.all_rows else stretches
     for path, begin, batch in look(files, columns, run.settings.uid_from):
         compiled.check_columns(batch.schema, str(path))
         uids, valid = parse_uids(batch)
         of_files = {
-            file.key: load_scores(run.out, joined[file.key], path, begin, batch.num_rows) for file in compiled.scores
+            source.key: load_scores(run.out, source.key, path, begin, batch.num_rows) for source in compiled.scores
         }
         passes = valid & (compiled.evaluate(batch, thresholds, sets, uids, scores=of_files) == 0)
         score = np.full(batch.num_rows, np.nan)

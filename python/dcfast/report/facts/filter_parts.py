@@ -51,7 +51,7 @@ class Overlap(Record):
 
 
 class ClipScores(Record):
-    """Histograms of a column over ``edges``.
+    """Histograms of a column, or of a source of scores, over ``edges``.
 
     ``rows`` have a finite score, ``without`` any, ``infinite`` another; ``auroc`` is of clean against mismatched rows.
     The last three are left out where the truth is not known.
@@ -150,7 +150,21 @@ def clip_scores(
         return None
     by_column = {name: _threshold(expression, name, thresholds) for name in sorted(seen.scores, reverse=True)}
     column = next((name for name, value in by_column.items() if value is not None), next(iter(by_column)))  # l14 first
-    score = seen.scores[column]
+    return _histograms(seen, column, seen.scores[column], by_column[column], truth)
+
+
+def source_scores(seen: Examined, truth: Mapping[str, Mask]) -> list[ClipScores]:
+    """The same of each source of scores that the filter goes by; those without a finite score are left out."""
+    return [
+        _histograms(seen, key, score, seen.limits.get(key), truth)
+        for key, score in seen.sources.items()
+        if np.isfinite(score).any()
+    ]
+
+
+def _histograms(
+    seen: Examined, column: str, score: npt.NDArray[np.float32], threshold: float | None, truth: Mapping[str, Mask]
+) -> ClipScores:
     known = np.isfinite(score)
     low, high = float(score[known].min()), float(score[known].max())
     edges = np.linspace(low, high if high > low else low + 0.01, BINS + 1)
@@ -160,7 +174,7 @@ def clip_scores(
 
     histograms = ClipScores(
         column,
-        by_column[column],
+        threshold,
         rows=int(known.sum()),
         without=int(np.isnan(score).sum()),
         infinite=int(np.isinf(score).sum()),

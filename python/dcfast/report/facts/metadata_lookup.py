@@ -55,20 +55,23 @@ class MetadataLookup:
         found: list[MetadataRow | None] = [None] * len(uids)
         for i, verdict in enumerate(self.samples.verdicts(uids)):
             if verdict is not None:
-                payload = np.uint64(verdict.code << CODE_SHIFT | verdict.row)
-                group = self._group(uids[i : i + 1], payload, near[i] if near else 0.0)
+                payloads = np.array([verdict.code << CODE_SHIFT | verdict.row, verdict.row], np.uint64)
+                group = self._group(uids[i : i + 1], payloads, near[i] if near else 0.0)
                 found[i] = None if group is None else self._read(group, verdict.row, uids[i], columns)
         return found
 
-    def _group(self, uid: npt.NDArray[np.void], payload: np.uint64, near: float) -> list[str] | None:
-        """The files of the piece whose run has this record."""
+    def _group(self, uid: npt.NDArray[np.void], payloads: npt.NDArray[np.uint64], near: float) -> list[str] | None:
+        """The files of the piece whose run has this record.
+
+        The second payload is that of a row that passed and was not drawn: the runs are of the time before the draw.
+        """
         middle = near * len(self.groups)
         for number in sorted(range(len(self.groups)), key=lambda n: abs(n + 0.5 - middle)):
             path = self.run.out / outcome_run(number)
             if path.exists():
                 records = open_records(path)
                 (first,), (count,) = (column.tolist() for column in uid_lookup(records, uid, threads=1))
-                if np.equal(records["f2"][first : first + count], payload).any():
+                if np.isin(records["f2"][first : first + count], payloads).any():
                     return self.groups[number]
         return None
 

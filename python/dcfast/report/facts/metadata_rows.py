@@ -6,8 +6,9 @@ row, and the captions of a batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Examined:
         uids: (n,) "u8,u8".
         kept: (n,) bool: in the subset.
         scores: column -> (n,) float32, NaN for none; of columns with a finite one.
+        sources: the same of the filter's sources of scores, by their text, with the limit of each in ``limits``.
         rules: what the filter's rules are called, in the order of the expression.
         drops: (n, len(rules)) bool: each rule asked by itself.
     """
@@ -59,6 +61,8 @@ class Examined:
     scores: dict[str, npt.NDArray[np.float32]]
     rules: list[str]
     drops: Mask
+    sources: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    limits: dict[str, float | None] = field(default_factory=dict)
 
 
 def metadata_files(run: Run) -> list[Path]:
@@ -117,9 +121,9 @@ def every_row(
                 at += batch.num_rows
 
 
-def load_scores(out: Path, number: int, path: Path, begin: int, rows: int) -> Numbers:
-    """(rows,) the scores of some rows of a metadata file in the number-th score file of the run's filter."""
-    column = load_array(out / score_path(number, str(path)), mmap=True)
+def load_scores(out: Path, key: str, path: Path, begin: int, rows: int) -> Numbers:
+    """(rows,) the scores of some rows of a metadata file in the source of that key of the run's filter."""
+    column = load_array(out / score_path(key, str(path)), mmap=True)
     return np.asarray(column[begin : begin + rows])
 
 
@@ -171,15 +175,14 @@ class SeparateRules:
             masks[clusters.key] = np.not_equal(mask[begin : begin + rows], OUTSIDE)
         return masks
 
-    def _scores(self, path: Path, begin: int, rows: int) -> dict[str, Numbers]:
-        """The rows' scores in the filter's score files."""
-        files = enumerate(self.whole.scores)
-        return {file.key: load_scores(self.out, number, path, begin, rows) for number, file in files}
+    def scores(self, path: Path, begin: int, rows: int) -> dict[str, Numbers]:
+        """The rows' scores in the filter's sources."""
+        return {source.key: load_scores(self.out, source.key, path, begin, rows) for source in self.whole.scores}
 
     def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
         """(rows, rules) bool; a rule that is not asked drops none."""
         clusters = self._clusters(path, begin, batch.num_rows)
-        scores = self._scores(path, begin, batch.num_rows)
+        scores = self.scores(path, begin, batch.num_rows)
         rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters, scores)
         everyone = np.ones(batch.num_rows, np.bool_)
         drops = np.zeros((batch.num_rows, len(self.rules)), np.bool_)
@@ -191,6 +194,12 @@ class SeparateRules:
             else:
                 drops[:, place] = rule.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters, scores) != 0
         return drops
+
+
+def _limit(limit: float | Quantile | None, thresholds: Mapping[str, float]) -> float | None:
+    """The threshold of a source of scores; None where all is kept, or nothing."""
+    value = limit if limit is None or isinstance(limit, float) else thresholds.get(limit.key)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[str, float]) -> Examined:
@@ -207,12 +216,16 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
     columns = list(dict.fromkeys(["uid", *separate.whole.column_names, *SCORES.values()]))
     uids, kept, drops = [], [], []
     scores: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in SCORES.values()}
+    sources: dict[str, list[npt.NDArray[np.float32]]] = {source.key: [] for source in separate.whole.scores}
     for path, begin, batch in stretches(files, columns, run.settings.uid_from):
         parsed, valid = parse_uids(batch)
         good = np.flatnonzero(valid)
         uids.append(parsed[good])
         kept.append(uid_isin(np.ascontiguousarray(parsed[good]), subset, check=False, threads=1))
         drops.append(separate.drops(path, begin, batch, parsed)[good])
+        for key, values in separate.scores(path, begin, batch.num_rows).items():
+            with np.errstate(over="ignore"):
+                sources[key].append(values.astype(np.float32)[good])
         for name, parts in scores.items():
             values = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
             with np.errstate(over="ignore"):  # of float64: infinite, as it is told
@@ -227,4 +240,6 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
         {name: column for name, column in whole.items() if np.isfinite(column).any()},
         separate.names,
         np.concatenate(drops),
+        {name: np.concatenate(parts) for name, parts in sources.items()},
+        {key: _limit(limit, thresholds) for key, limit in separate.whole.score_limits.items()},
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import UNSET, UnsetType
 
+from dcfast.dedup.evidence import BITS, CONTENT, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.report.facts.sampling import columns_of, rows_of, spread
 from dcfast.storage.records import Record
 
@@ -55,7 +56,15 @@ class EvidenceRow(Record):
     evalset_shard: str | None
     evalset_key: str | None
     method: str | None
-    distance: int
+    distance: int | None
+    score: float | None
+
+    @property
+    def doubt(self) -> float:
+        """From 0, identical, to 1."""
+        if self.distance is None:
+            return 1.0 if self.score is None else 1 - self.score
+        return self.distance / BITS.get(self.method or "", 64)
 
 
 FATE_COLUMNS = (*QuarantineRow.__annotations__, "fate")
@@ -106,12 +115,17 @@ def gallery(table: Path) -> Drawn:
     return Drawn(sections, looked)
 
 
+def _sureness(row: EvidenceRow) -> int:
+    methods = (CONTENT, PERCEPTUAL, PERCEPTUAL_256)
+    return methods.index(row.method) if row.method in methods else len(methods)
+
+
 def evidence_pairs(table: Path) -> list[EvidenceRow]:
     """Up to 24 rows of ``contamination.parquet`` to look at, the most distant first.
 
     Half of them are the most distant matches of all, which are the ones to doubt; the others are taken in turns from
-    every evaluation set and method. A sample that matches a set by both methods counts as identical. Drawn from at
-    most 65,536 rows.
+    every evaluation set and method. A sample that matches a set by several methods stands for the surest: identical,
+    else perceptual hashes. Drawn from at most 65,536 rows.
     """
     columns = tuple(EvidenceRow.__annotations__)
     if not columns_of(table).issuperset(columns):
@@ -120,12 +134,12 @@ def evidence_pairs(table: Path) -> list[EvidenceRow]:
     for batch in spread(table, columns):
         for row in rows_of(batch, EvidenceRow, table):
             name = (row.evalset, row.shard, row.row)
-            if name not in best or row.method == "content":
+            if name not in best or _sureness(row) < _sureness(best[name]):
                 best[name] = row
-    ordered = sorted(best.values(), key=lambda row: (-row.distance, row.method == "content", rank(row)))
+    ordered = sorted(best.values(), key=lambda row: (-row.doubt, row.method == "content", rank(row)))
     doubtful = [row for row in ordered[:DOUBTFUL] if row.method != "content"]
     groups: dict[tuple[bool, str], list[EvidenceRow]] = {}
     for row in ordered[len(doubtful) :]:
         groups.setdefault((row.method == "content", str(row.evalset)), []).append(row)
     chosen = doubtful + in_turns([groups[name] for name in sorted(groups)], PAIRS - len(doubtful))
-    return sorted(chosen, key=lambda row: (-row.distance, row.method == "content", str(row.evalset), rank(row)))
+    return sorted(chosen, key=lambda row: (-row.doubt, row.method == "content", str(row.evalset), rank(row)))

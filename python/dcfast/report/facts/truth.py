@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATE_TABLE
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow, in_turns, rank
 from dcfast.report.facts.sampling import columns_of, num_rows, rows_of
 from dcfast.rundir.tables import read_table
@@ -68,12 +69,17 @@ class KindFates(Record):
 
 
 class WorldTruth(Record, omit_defaults=True):
-    """How right a run was; ``filter`` and ``contamination`` are left out where the truth says nothing of them."""
+    """How right a run was; a judgement is left out where the truth says nothing of it, or the stage has not run.
+
+    ``copies``: the kept as often as they are written; left out where no copies were drawn.
+    """
 
     samples: int
     kinds: list[KindFates]
     filter: Judgement | None = None
     contamination: LeakJudgement | None = None
+    copies: Judgement | None = None
+    duplicates: Judgement | None = None
 
 
 class _Truth(NamedTuple):
@@ -118,6 +124,42 @@ def _judge_leaks(evidence: Path, truth: _Truth, fate: dict[str, str]) -> LeakJud
     return widened(_judge(hits, right), LeakJudgement, kinds=kinds, quarantined_unfound=len(leaks - right))
 
 
+def _judge_copies(table: Path, clean: set[str]) -> Judgement | None:
+    """Of all copies those of clean samples; recall is that of the samples."""
+    if "copies" not in columns_of(table):
+        return None
+    rows = read_table(table, ["key", "copies"])
+    copies = dict(zip(rows["key"].to_pylist(), rows["copies"].to_pylist(), strict=True))
+    found, right = sum(copies.values()), [copies[key] for key in clean]
+    drawn = sum(count > 0 for count in right)
+    return Judgement(found, len(clean), sum(right), share_of(sum(right), found), share_of(drawn, len(clean)))
+
+
+def _judge_duplicates(out: Path) -> Judgement | None:
+    """Dropped duplicates against the copies of the truth: one is right where the kept one shows the same picture.
+
+    Of each picture's samples that can be decoded all but one are to be found. None where nobody has looked.
+    """
+    evidence, truth = out / DUPLICATE_TABLE, _read_truth(out, "uid")
+    of = ("exact_duplicate_of", "near_duplicate_of")
+    if truth is None or not {"uid", "kept_uid"}.issubset(columns_of(evidence)) or not {*of}.issubset(truth.kinds):
+        return None
+
+    def origin(uid: str) -> str:
+        # a copy is of one that is none
+        marks = truth.samples.get(uid, {})
+        return next((str(marks[kind]) for kind in of if marks.get(kind)), uid)
+
+    fates = read_table(out / "fates.parquet", ["uid", "fate"])
+    pairs = zip(fates["uid"].to_pylist(), fates["fate"].to_pylist(), strict=True)
+    whole = {uid for uid, fate in pairs if uid is not None and fate in ("kept", "dropped", "unlisted")}
+    right = len(whole) - len({origin(uid) for uid in whole})
+    rows = read_table(evidence, ["uid", "kept_uid"]).to_pylist()
+    found = [row for row in rows if row["uid"] in whole]
+    correct = sum(origin(row["uid"]) == origin(str(row["kept_uid"])) for row in found)
+    return Judgement(len(found), right, correct, share_of(correct, len(found)), share_of(correct, right))
+
+
 def compare_with_truth(out: Path) -> WorldTruth | None:
     """Precision and recall of contamination and of the filter, and the fates of each kind of defect.
 
@@ -136,14 +178,16 @@ def compare_with_truth(out: Path) -> WorldTruth | None:
         counts = Counter(fate[key] for key in truth.of_kind(kind, fate))
         of_fates = (counts[name] for name in ("kept", "dropped", "quarantined", "unlisted"))
         kinds.append(KindFates(kind, KINDS[kind], counts.total(), *of_fates))
-    kept = {key for key, value in fate.items() if value == "kept"}
+    kept, clean = {key for key, value in fate.items() if value == "kept"}, truth.of_kind("clean", fate)
     evidence = out / "contamination.parquet"
     judges_leaks = "leak" in truth.kinds and "key" in columns_of(evidence)
     return WorldTruth(
         len(fate),
         kinds,
-        _judge(kept, truth.of_kind("clean", fate)) if "clean" in truth.kinds else None,
+        _judge(kept, clean) if "clean" in truth.kinds else None,
         _judge_leaks(evidence, truth, fate) if judges_leaks else None,
+        _judge_copies(out / "fates.parquet", clean) if "clean" in truth.kinds else None,
+        _judge_duplicates(out),
     )
 
 

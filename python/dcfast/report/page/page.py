@@ -9,11 +9,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dcfast.dedup.evidence import alike
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
 from dcfast.report.facts.document import Report
 from dcfast.report.facts.samples import EvidenceRow, GalleryRow
 from dcfast.report.page.charts import bars
+from dcfast.report.page.copies import drawn_rows
 from dcfast.report.page.images import NO_SAMPLE, EvalsetPreviews, PoolPreviews, Preview
 from dcfast.report.page.plots import plotted_sets, training_curves
 from dcfast.storage.records import plain, replaced
@@ -120,7 +122,9 @@ def render(report: Report, pictures: Pictures) -> str:
         sets=plotted_sets(report.scores),
         training_curves=training_curves,
         bars=bars,
+        drawn_rows=drawn_rows,
         against=_plain(report.comparison and report.comparison.filter),
         percent=text.percent,
+        alike=alike,
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -137,11 +137,13 @@ def begin_kmeans(out: Path, points: Sequence[str], clusters: int, seed: int, out
 
 
 @piece()
-def iterate_kmeans(out: Path, points: Sequence[str], before: str, output: str, device: str) -> Iterated:
+def iterate_kmeans(
+    out: Path, points: Sequence[str], before: str, output: str, device: str, spherical: bool = False
+) -> Iterated:
     """Piece: one iteration of k-means over all points."""
     blocks = (load_array(out / path, mmap=True) for path in points)
     with borrowed_device(device) as borrowed:
-        centroids, _, error = kmeans_iteration(blocks, load_array(out / before), device=borrowed)
+        centroids, _, error = kmeans_iteration(blocks, load_array(out / before), spherical=spherical, device=borrowed)
     save_array(out / output, centroids)
     return Iterated(error)
 

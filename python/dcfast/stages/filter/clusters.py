@@ -29,12 +29,11 @@ from dcfast.index.build import write_segment
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.segments import Segment
 from dcfast.models.devices import borrowed_device, gpu_share, one_thread
-from dcfast.process.libraries import require_library
 from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
 from dcfast.rundir.summaries import ClusterCounts
-from dcfast.similarity.centroids import NearestCentroids
+from dcfast.similarity.nearest import NearestCentroids
 from dcfast.stages.features import ModelSource, load_feature_model, model_source
 from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, make_centroids
 from dcfast.stages.runner import Do
@@ -55,7 +54,7 @@ class ClusterFiles(Record):
     chosen: str
 
 
-def _load_embeddings(path: str | os.PathLike[str], what: str) -> npt.NDArray[np.floating]:
+def load_embeddings(path: str | os.PathLike[str], what: str) -> npt.NDArray[np.floating]:
     """A two-dimensional npy of floats, mapped; CorruptDataError says what else it is."""
     try:
         array = load_array(path, mmap=True)
@@ -83,11 +82,10 @@ def check_clusters(run: Run, compiled: Filter) -> None:
     """
     if not compiled.clusters:
         return
-    require_library("threadpoolctl", f"filter {compiled.text!r}")
     for clusters in compiled.clusters:
         for what, path in (("centroids", clusters.centroids), ("target", clusters.target)):
             if path is not None:
-                _load_embeddings(absolute(path), what)
+                load_embeddings(absolute(path), what)
         if clusters.target is None and not (run.is_world and run.features.get("l14") == TEACHER):
             raise FilterError(
                 f'filter {compiled.text!r} needs target="embeddings.npy", the L/14 image embeddings of the pictures to '
@@ -134,8 +132,8 @@ def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: s
 @piece()
 def choose_clusters(out: Path, centroids: str, device: str, target: str, output: str) -> Chosen:
     """Piece: (k,) bool, the centroids that are nearest to any of the target's embeddings."""
-    centers = np.asarray(_load_embeddings(out / centroids, "centroids"), np.float32)
-    embeddings = _load_embeddings(out / target, "target")
+    centers = np.asarray(load_embeddings(out / centroids, "centroids"), np.float32)
+    embeddings = load_embeddings(out / target, "target")
     if embeddings.shape[1] != centers.shape[1]:
         raise FilterError(
             f"target {target} has {embeddings.shape[1]} dimensions, the centroids have {centers.shape[1]}: "
@@ -159,7 +157,7 @@ class ClusterSet:
 
     def __init__(self, root: Path, key: str, given: ClusterFiles, device: str) -> None:
         self.key = key
-        self.centroids = np.asarray(_load_embeddings(root / given.centroids, "centroids"), np.float32)
+        self.centroids = np.asarray(load_embeddings(root / given.centroids, "centroids"), np.float32)
         self._chosen = load_array(root / given.chosen)
         self._device = device
         self._nearest: dict[str, NearestCentroids] = {}
@@ -229,7 +227,7 @@ def _ask(one: ClusterSet, embeddings: npt.NDArray[np.floating], verdicts: npt.ND
     return np.equal(verdicts, INSIDE)
 
 
-def _make_target(run: Run, do: Do) -> str:
+def make_target(run: Run, do: Do) -> str:
     """The built-in world's target: its path."""
     model, files = model_source(FeatureModel(("l14",), TEACHER, None))
     shards, device = teacher_shards(run), run.settings.device
@@ -255,7 +253,7 @@ def make_clusters(run: Run, do: Do, sets: list[Clusters]) -> tuple[list[ClusterF
         else:
             centroids = absolute(clusters.centroids)
         if clusters.target is None:
-            target = own_target = own_target or _make_target(run, do)
+            target = own_target = own_target or make_target(run, do)
         else:
             target = absolute(clusters.target)
         chosen = f"filter/clusters/{number}-chosen.npy"

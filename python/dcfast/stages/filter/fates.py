@@ -15,7 +15,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary
 from dcfast.rundir.tables import combine_parts, part_path, table_writer
 from dcfast.stages.filter.notes import malformed_row
+from dcfast.stages.filter.sampled import copies_of
 from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.runner import Do
 from dcfast.stages.signatures import needed
@@ -101,7 +102,8 @@ def _write(
     """Writes the parts of both tables; returns the number of rows in quarantine, damaged shards included.
 
     Args:
-        columns: those of ``fate_schema`` as Arrow arrays; of texts dictionaries or large strings too.
+        columns: those of ``fate_schema`` as Arrow arrays; of texts dictionaries or large strings too. And ``copies``,
+            where they were drawn.
         quarantined: (n,) bool.
     """
     import pyarrow as pa
@@ -113,7 +115,8 @@ def _write(
     if not damage and not quarantined.any():  # nearly always
         write_bytes(place, _no_quarantine())
         return 0
-    quarantine = table.filter(pa.array(quarantined)).cast(fate_schema()).drop_columns(["fate"])
+    schema = fate_schema()
+    quarantine = table.filter(pa.array(quarantined)).select(schema.names).cast(schema).drop_columns(["fate"])
     if damage:
         # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
         shards = [{"shard": name, "reason": reason} for name, reason in damage]
@@ -196,6 +199,7 @@ def assign_sample_outcomes(
     embedded: bool,
     reasons: Sequence[str],
     uid_from: str = "json",
+    copies: bool = False,
 ) -> SampleOutcomes:
     """Piece: the fates of the samples of some segments, and the sorted run of the uids they keep.
 
@@ -203,6 +207,7 @@ def assign_sample_outcomes(
         segments: (number, ordinal of the first shard).
         decoded, embedded: there are signatures, features of the samples.
         reasons: of the filter, by outcome code.
+        copies: how often each sample is written goes into the table.
     """
     opened = [Segment.open(out / segment_path(n)) for n, _ in segments]
     uids = np.concatenate([np.ascontiguousarray(segment.uid) for segment in opened])
@@ -237,6 +242,8 @@ def assign_sample_outcomes(
     ]
     columns = {**_names(opened), "fate": _dictionary(fate, FATES)}
     columns["reason"] = _dictionary(text_code - 1, texts[1:])
+    if copies:
+        columns["copies"] = copies_of(out, uids, fate == KEPT)
     quarantined = _write(out, number, "a", columns, fate == QUARANTINED, damage)
     save_subset(out / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
     numbered = [(first_shard, segment) for (_, first_shard), segment in zip(segments, opened, strict=True)]
@@ -295,7 +302,13 @@ def _dictionary(codes: npt.NDArray[np.integer], words: Sequence[str | None]) -> 
 
 @piece(native=True)
 def assign_metadata_outcomes(
-    out: Path, number: int, outcomes: str, malformed: str, malformed_count: int, uid_from: str = "json"
+    out: Path,
+    number: int,
+    outcomes: str,
+    malformed: str,
+    malformed_count: int,
+    uid_from: str = "json",
+    copies: bool = False,
 ) -> MetadataOutcomes:
     """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
     import pyarrow as pa
@@ -322,6 +335,8 @@ def assign_metadata_outcomes(
     which = np.concatenate([np.zeros(n, np.int32), np.arange(1, m + 1, dtype=np.int32)])
     columns["fate"] = _dictionary(np.where(which == 0, MISSING, QUARANTINED), FATES)
     columns["reason"] = _dictionary(which, ["no sample of the shards has this uid", *bad])
+    if copies:
+        columns["copies"] = pa.array(np.zeros(n + m, np.uint32))
     quarantined = _write(out, number, "b", columns, which > 0, [])
     return MetadataOutcomes(n + m, n, m, quarantined)
 
@@ -344,7 +359,13 @@ def merge_subset(out: Path, runs: int, repeats: bool = False) -> MergedSubset:
     )
 
 
-def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece[SampleOutcomes]]:
+class _Copies(TypedDict, total=False):
+    """Said to pieces where copies were drawn; else it is left out, as before there were any."""
+
+    copies: bool
+
+
+def _sample_pieces(run: Run, reasons: list[str], how: _Copies) -> list[Piece[SampleOutcomes]]:
     decoded, embedded = needed(run), run.asks_for("features")
     return [
         assign_sample_outcomes.piece(
@@ -355,6 +376,7 @@ def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece[SampleOutcomes]]:
                 *(segment_path(n) for n, _ in some),
                 *(signature_path(n) for n, _ in some if decoded),
                 *(status_path(n) for n, _ in some if embedded),
+                *([METADATA_SUBSET] if how else ()),
             ],
             outputs=[
                 part_path("fates", number),
@@ -369,12 +391,13 @@ def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece[SampleOutcomes]]:
             embedded=embedded,
             reasons=reasons,
             uid_from=run.settings.uid_from,
+            **how,
         )
         for number, some in enumerate(run.sample_groups())
     ]
 
 
-def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece[MetadataOutcomes]]:
+def _metadata_pieces(run: Run, malformed: list[int], how: _Copies) -> list[Piece[MetadataOutcomes]]:
     return [
         assign_metadata_outcomes.piece(
             "filter/missing",
@@ -387,25 +410,28 @@ def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece[MetadataOutco
             malformed=malformed_path(number),
             malformed_count=count,
             uid_from=run.settings.uid_from,
+            **how,
         )
         for number, count in enumerate(malformed)
     ]
 
 
 def assign_outcomes(
-    run: Run, do: Do, summary: FilterSummary, reasons: list[str], malformed: list[int], beside: Piece[Nothing]
+    run: Run, do: Do, summary: FilterSummary, reasons: list[str], malformed: list[int], beside: Piece[Nothing] | None
 ) -> FilterSummary:
     """Assigns the fates and writes their tables and ``subset.npy``; returns the summary with what came of it.
 
     Args:
         malformed: how many rows of each piece of the metadata have no uid.
-        beside: a piece that waits for the outcomes alone, to be done in the same step.
+        beside: a piece that waits for the outcomes alone, to be done in the same step; None where copies were drawn.
     """
+    how: _Copies = {"copies": True} if summary.sampled else {}
+    others = [] if beside is None else [beside]
     # none of these waits for another
-    done = do([*_sample_pieces(run, reasons), beside, *_metadata_pieces(run, malformed)])
+    done = do([*_sample_pieces(run, reasons, how), *others, *_metadata_pieces(run, malformed, how)])
     samples = [s for s in done if isinstance(s, SampleOutcomes)]
     metadata = [s for s in done if isinstance(s, MetadataOutcomes)]
-    numbers, repeats = range(len(samples)), run.settings.keep_repeats
+    numbers, repeats = range(len(samples)), run.settings.keep_repeats or bool(summary.sampled)
     subset = merge_subset.piece(
         "filter/subset",
         "subset",

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from dcfast.engine.piece import piece
-from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.segments import Segment
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.summaries import KeptCopies
+from dcfast.rundir.summaries import DecontaminateSummary, KeptCopies
 from dcfast.rundir.tables import part_path
 from dcfast.stages.runner import Do
 from dcfast.storage.parquet import read_table
@@ -53,9 +52,9 @@ def count_kept(out: Path, number: int, segments: Sequence[int]) -> KeptCopies:
 
 def count_contaminated(run: Run, do: Do) -> KeptCopies | None:
     """Every set that was compared stands among ``evalsets``; None where there was nothing to compare with."""
-    if run.evalset_dir is None or not run.is_compared:
+    if not run.has_evaluation_sets or not run.is_compared:
         return None
-    names = [name for name, _ in compared_sets(run.evalset_dir)]
+    names = run.summary(DecontaminateSummary).sets
     counts = do(
         count_kept.piece(
             "filter/contaminated",

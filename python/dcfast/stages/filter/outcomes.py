@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from dcfast.engine.piece import Nothing, Piece, piece
-from dcfast.errors import FilterError
+from dcfast.errors import FilterError, RunError
 from dcfast.features.files import sibling_npz
 from dcfast.features.metadata import with_scores
 from dcfast.filters import (
@@ -31,7 +32,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.functions import SAMPLE_ROWS
-from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import check_uid_type, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.models.devices import gpu_share
 from dcfast.process.read_ahead import read_ahead
@@ -55,7 +56,9 @@ from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
-from dcfast.stages.filter.scored import ScoreColumns, check_scores, make_scores, score_counts
+from dcfast.stages.filter.sampled import ASKED, Candidates, candidate_run, make_draw, sampled_notes
+from dcfast.stages.filter.score_columns import ScoreColumns, find_threshold
+from dcfast.stages.filter.scores import check_scores, make_scores
 from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
@@ -95,12 +98,12 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     """
     first = run.pool.metadata[0]
     schema = _expected_schema(run, first)
-    available = run.evalset_dir is not None and not run.metadata_only
+    available = run.has_evaluation_sets and not run.metadata_only
     notes: list[str] = []
     text = run.settings.filter
     if text is None:
         text, notes = default_filter(set(schema.names), available)
-        if run.metadata_only and run.evalset_dir is not None:
+        if run.metadata_only and run.has_evaluation_sets:
             notes[-1] = f"~{CONTAMINATED} is left out of the default filter until the shards are there"
     if run.settings.teacher_uids is not None:
         whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
@@ -112,10 +115,15 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
             f"filter {text!r} uses contaminated, which is found by looking at pictures, and pool {run.pool_dir} has no "
             "shards yet: leave the term out until they are downloaded"
         )
+    if DUPLICATE in compiled.uid_sets and run.metadata_only:
+        raise FilterError(
+            f"filter {text!r} uses duplicate, which is found by looking at pictures, and pool {run.pool_dir} has no "
+            "shards yet: leave the term out until they are downloaded"
+        )
     if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
-            "give --evalsets DIR, or leave the term out"
+            "give --evalsets DIR or --signatures FILE, or leave the term out"
         )
     if ORACLE in compiled.uid_sets and not run.is_world:
         raise FilterError(
@@ -130,11 +138,11 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_columns(schema, first)
     compiled.check_needs()
     check_clusters(run, compiled)
-    check_scores(compiled.scores)
+    check_scores(run, compiled.scores)
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
-        if name not in (CONTAMINATED, ORACLE):
+        if name not in (CONTAMINATED, DUPLICATE, ORACLE, DRAWN):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
 
@@ -222,22 +230,18 @@ def _column_dtype(run: Run, compiled: Filter, column: str) -> str:
 def _search_threshold(
     run: Run, do: Do, text: str, number: int, quantile: Quantile, scores: ScoreColumns | None
 ) -> QuantileSearch:
-    """The search, done, one pass over the metadata, or over a score file's columns, after the other."""
-    dtype = _column_dtype(run, compile_filter(text), quantile.column) if scores is None else scores.dtype
-    search = QuantileSearch(quantile.fraction, dtype)
+    """The search, done, one pass over the metadata, or over a source's columns, after the other."""
+    if scores is not None:
+        return find_threshold(run, do, scores, quantile.fraction)
+    search = QuantileSearch(quantile.fraction, _column_dtype(run, compile_filter(text), quantile.column))
     groups = [files for _, files in run.metadata_groups()]
     while not search.done:
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
         pieces: list[Piece[Nothing]] = []
         for g, (files, output) in enumerate(zip(groups, outputs, strict=True)):
-            read = files if scores is None else scores.paths(files)
-            step, name, weight = f"filter/threshold-{number}-{turn}", f"{g:05d}", _bytes_of(run, read)
-            if scores is not None:
-                own = score_counts.piece(step, name, inputs=read, outputs=[output], weight=weight)
-                pieces.append(own(columns=read, search=search, output=output))
-                continue
-            count = histogram.piece(step, name, inputs=read, outputs=[output], weight=weight)
+            step, name, weight = f"filter/threshold-{number}-{turn}", f"{g:05d}", _bytes_of(run, files)
+            count = histogram.piece(step, name, inputs=files, outputs=[output], weight=weight)
             column, uid_from = quantile.column, run.settings.uid_from
             pieces.append(
                 count(files=files, filter=text, column=column, search=search, output=output, uid_from=uid_from)
@@ -306,6 +310,7 @@ def evaluate(
     """
     del models
     compiled = compile_filter(filter)
+    asked, candidates = compiled.candidates, Candidates()
     subsets = {name: load_subset(out / path, check=False) for name, path in uid_sets.items()}
     sets = [ClusterSet(out, c.key, given, device) for c, given in zip(compiled.clusters, clusters, strict=True)]
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
@@ -314,13 +319,15 @@ def evaluate(
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(out / name) for name in files):
         of_file = FileClusters(path, sets)
-        columns_of = {s.key: load_array(out / score_path(i, path), mmap=True) for i, s in enumerate(compiled.scores)}
+        columns_of = {s.key: load_array(out / score_path(s.key, path), mmap=True) for s in compiled.scores}
         file_row = 0
         for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
             inside = of_file.of_batch(len(uids))
             scores = {key: column[file_row : file_row + len(uids)] for key, column in columns_of.items()}
-            codes = np.asarray(compiled.evaluate(batch, thresholds, subsets, uids, inside, scores))
+            codes = np.asarray(asked.evaluate(batch, thresholds, subsets, uids, inside, scores))
+            if compiled.sampling is not None:
+                candidates.add(uids, scores[compiled.sampling.source.key], (codes == 0) & valid)
             counts += np.bincount(codes[valid], minlength=len(counts))
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
             payload = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
@@ -333,6 +340,8 @@ def evaluate(
             verdicts[place] += np.bincount(verdict, minlength=3)
     save_records(out / outcome_run(number), record_sort(np.concatenate(records), threads=1))
     malformed.save(out / malformed_path(number))
+    if compiled.sampling is not None:
+        candidates.save(out / candidate_run(number))
     return Evaluated(
         rows=total,
         malformed=malformed.count,
@@ -354,9 +363,9 @@ def write_oracle(out: Path) -> Nothing:
 
 
 @piece()
-def merge_outcomes(out: Path, groups: int) -> Nothing:
-    """Piece: merges the runs into ``filter/outcomes.npy``."""
-    merge_runs([out / outcome_run(n) for n in range(groups)], out / OUTCOMES, memory_bytes=MERGE_BYTES)
+def merge_outcomes(out: Path, groups: int, output: str = OUTCOMES) -> Nothing:
+    """Piece: merges the runs into ``filter/outcomes.npy``, or into what copies are drawn from first."""
+    merge_runs([out / outcome_run(n) for n in range(groups)], out / output, memory_bytes=MERGE_BYTES)
     return Nothing()
 
 
@@ -366,7 +375,7 @@ def _thresholds(
     """The thresholds by key, as ``evaluate`` wants them and as they are shown."""
     exact: dict[str, str] = {}
     shown: dict[str, str] = {}
-    by_key = {columns.file.key: columns for columns in scores}
+    by_key = {columns.source.key: columns for columns in scores}
     for number, quantile in enumerate(compiled.quantiles):
         search = _search_threshold(run, do, text, number, quantile, by_key.get(quantile.column))
         exact[quantile.key] = search.threshold_text
@@ -380,7 +389,7 @@ def _evaluate_all(
     run: Run, do: Do, text: str, compiled: Filter, scores: Sequence[ScoreColumns], thresholds: dict[str, str]
 ) -> tuple[list[Evaluated], dict[str, ClusterCounts]]:
     """From the thresholds to the outcome of every row: the pieces' statistics, and what was done for the clusters."""
-    sets = run.uid_set_paths(compiled.uid_sets)
+    sets = run.uid_set_paths(compiled.candidates.uid_sets)
     if ORACLE in sets:
         oracle = write_oracle.piece("filter/oracle", "oracle", inputs=["world/truth.parquet"], outputs=[ORACLE_PATH])
         do.one(oracle())
@@ -402,6 +411,7 @@ def _evaluate_all(
                 outcome_run(number),
                 malformed_path(number),
                 *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
+                *([candidate_run(number)] if compiled.sampling is not None else ()),
             ],
             weight=_bytes_of(run, files),
             gpus=gpu_share(device) if cluster_files else 0.0,
@@ -420,7 +430,11 @@ def _evaluate_all(
         for number, files in enumerate(groups)
     )
     runs = [outcome_run(n) for n in range(len(groups))]
-    do.one(merge_outcomes.piece("filter/merge", "outcomes", inputs=runs, outputs=[OUTCOMES])(groups=len(groups)))
+    if compiled.sampling is None:
+        do.one(merge_outcomes.piece("filter/merge", "outcomes", inputs=runs, outputs=[OUTCOMES])(groups=len(groups)))
+    else:
+        merge = merge_outcomes.piece("filter/merge", "asked", inputs=runs, outputs=[ASKED])
+        do.one(merge(groups=len(groups), output=ASKED))
     for i, counts in enumerate(clusters):
         outside, inside = (sum(s.clusters[i][verdict] for s in stats) for verdict in (OUTSIDE, INSIDE))
         clusters[i] = replaced(counts, rows_asked=outside + inside, rows_inside=inside)
@@ -433,15 +447,22 @@ def steps(run: Run, do: Do) -> FilterSummary:
         refuse_metadata_without_uids(run)  # else the index stage has
     text, notes = resolve_expression(run)
     compiled, rule = compile_filter(text), run.settings.uid_from
+    if DUPLICATE in compiled.uid_sets and not run.has_summary("dedup"):
+        raise RunError(f"filter {text!r} uses duplicate, and {run.out} has not looked for duplicates: run dedup first")
     check_functions(compiled, str(run.out / run.metadata_files[0]), rule)
     scores = make_scores(run, do, compiled.scores)
     notes += [note for columns in scores for note in columns.notes]
     thresholds, shown = _thresholds(run, do, text, compiled, scores, notes)
     stats, clusters = _evaluate_all(run, do, text, compiled, scores, thresholds)
     codes = np.sum([s.codes for s in stats], axis=0).tolist()
-    passing = write_metadata_subset.piece(
-        "filter/subset_metadata", "subset_metadata", inputs=[OUTCOMES], outputs=[METADATA_SUBSET]
-    )(rows=codes[0])
+    drawn = None if compiled.sampling is None else make_draw(do, text, len(stats))
+    passing = None
+    if drawn is not None:
+        codes[0], codes[-1] = drawn.rows, codes[0] - drawn.rows
+    else:
+        passing = write_metadata_subset.piece(
+            "filter/subset_metadata", "subset_metadata", inputs=[OUTCOMES], outputs=[METADATA_SUBSET]
+        )(rows=codes[0])
     # fates.parquet is published: a uid file is named by its last part
     reasons = list(without_places(dict.fromkeys(compiled.reasons)))
     rows, malformed = sum(s.rows for s in stats), sum(s.malformed for s in stats)
@@ -457,10 +478,13 @@ def steps(run: Run, do: Do) -> FilterSummary:
         metadata_rows=rows,
         malformed_uids=malformed,
         metadata_outcomes={reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
-        subset_metadata=codes[0],
+        subset_metadata=codes[0] if drawn is None else drawn.copies.copies,
+        sampled=UNSET if drawn is None else drawn.copies,
     )
     if run.metadata_only:
-        do.one(passing)
+        if passing is not None:
+            do.one(passing)
+        notes += sampled_notes(summary)
         notes.append(
             f"pool {run.pool.root.name} has no shards yet, so its metadata was filtered and nothing else: the same "
             "command, without --to filter, goes on when they are there"
@@ -468,5 +492,6 @@ def steps(run: Run, do: Do) -> FilterSummary:
         return replaced(summary, notes=notes)
     summary = fates.assign_outcomes(run, do, summary, reasons, [s.malformed for s in stats], beside=passing)
     notes += unmatched_notes(summary.fates, rows, malformed, rule)
+    notes += sampled_notes(summary)
     notes += repeated_notes(summary.repeated_in_metadata, summary.repeated_in_pool, rule)
     return replaced(summary, notes=notes, contaminated=count_contaminated(run, do))

@@ -1,8 +1,8 @@
 """Part of stage ``filter``: scores of one's own, brought to the rows of the metadata by uid.
 
-For each score file of the filter: runs of its records (uid, score) sorted, merged into one sorted file, in which no uid
-may repeat; then, for each metadata file, a column of the rows' scores (``filter/scores/{number}/{file}.npy``, NaN where
-there is none). Thresholds are counted on these columns and the filter reads them, as if they stood in the metadata.
+Runs of a file's records (uid, score) are sorted and merged into one sorted file, in which no uid may repeat; then,
+for each metadata file, comes a column of the rows' scores (``score_path``, NaN where there is none). Thresholds are
+counted on these columns and the filter reads them, as if they stood in the metadata.
 Memory a worker: 200 MB while a run is sorted, 256 MiB in the merge; in the join the scores of one metadata file and the
 look-ups of a batch: nothing grows with the score file. Disk: 48 bytes a score, and 2 to 8 bytes a metadata row (for
 12.8 billion of each 0.7 TB). Cost: one read of the score file, a sort, a merge, and a look-up a metadata row.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +20,18 @@ import numpy.typing as npt
 
 from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.errors import PoolError
-from dcfast.filters import NUM_BINS, QuantileSearch, numbers, score_dtype, score_histogram
-from dcfast.filters.term import ScoreFile
+from dcfast.filters import numbers, score_dtype
+from dcfast.filters.score_sources import ScoreFile
 from dcfast.index.metadata import COLUMN_TYPES, column_matches, open_metadata, parse_uids, shown_uid
 from dcfast.index.pool import list_parquet
-from dcfast.rundir.layout import MERGE_BYTES, score_path
+from dcfast.rundir.layout import MERGE_BYTES, score_name, score_path
 from dcfast.rundir.run_dir import Run
+from dcfast.stages.filter.score_arrays import array_batches, array_facts, is_array_file
+from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
 from dcfast.stages.runner import Do
-from dcfast.storage.npz import load_array, save_array
+from dcfast.storage.npz import save_array
 from dcfast.storage.parquet import Kind, ParquetFile
 from dcfast.storage.paths import absolute
-from dcfast.storage.records import Count, Record
 from dcfast.uids.files import uid_records
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records, uid_format, uid_lookup
 
@@ -51,8 +51,21 @@ def _parts(file: ScoreFile) -> list[str]:
         return [root]
     names = list_parquet(root)
     if not names:
-        raise PoolError(f"filter {file.key}: no *.parquet in the folder {root}; name the file, or its folder")
+        raise PoolError(
+            f"filter {file.key}: no *.parquet, *.npy or *.npz in the folder {root}; name the file, or its folder"
+        )
     return [os.path.join(root, name) for name in names]
+
+
+def _look(path: str, column: str) -> tuple[pa.DataType, list[int]]:
+    """The type of the scores of a file, and the rows of its row groups: a NumPy file is one."""
+    import pyarrow as pa
+
+    if is_array_file(path):
+        rows, dtype = array_facts(path, column)
+        return pa.from_numpy_dtype(dtype), [rows]
+    with ParquetFile(path, SCORES) as part:
+        return _score_type(path, column, part.schema), part.group_rows
 
 
 def _score_type(path: str, column: str, schema: pa.Schema) -> pa.DataType:
@@ -74,28 +87,23 @@ def _score_type(path: str, column: str, schema: pa.Schema) -> pa.DataType:
     return schema.field(column).type
 
 
-def check_scores(files: Sequence[ScoreFile]) -> None:
-    """Looks at the footers of score files, before any work.
+def check_score_file(file: ScoreFile) -> None:
+    """Looks at the footers or headers of a score file, before any work.
 
     Raises:
         PoolError: one is no parquet file, lacks a column, or has no rows.   OSError: it is not there.
     """
-    for file in files:
-        rows = 0
-        for path in _parts(file):
-            with ParquetFile(path, SCORES) as part:
-                _score_type(path, file.column, part.schema)
-                rows += part.num_rows
-        if not rows:
-            raise PoolError(
-                f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a "
-                "score; write the scores"
-            )
+    if not sum(sum(_look(path, file.column)[1]) for path in _parts(file)):
+        raise PoolError(
+            f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a score; write the scores"
+        )
 
 
 def _score_batches(path: str, column: str, groups: Sequence[int]) -> Iterator[npt.NDArray[np.void]]:
     """Records of uid and score (its bits as float64), in the order of the file; PoolError where a uid is none."""
-    at = 0
+    if is_array_file(path):
+        yield from array_batches(path, column)
+        return
     with ParquetFile(path, SCORES) as file:
         at = sum(file.group_rows[: groups[0]])
         for batch in file.batches(["uid", column], groups=groups):
@@ -152,19 +160,10 @@ def merge_scores(out: Path, runs: Sequence[str], path: str, output: str) -> Noth
     return Nothing()
 
 
-class Joined(Record):
-    """Metadata rows, and those that have a score."""
-
-    rows: Count
-    scored: Count
-
-
 @piece(native=True)
-def join_scores(
-    out: Path, number: int, files: Sequence[str], records: str, dtype: str, uid_from: str = "json"
-) -> Joined:
+def join_scores(out: Path, key: str, files: Sequence[str], records: str, dtype: str, uid_from: str = "json") -> Scored:
     """Piece: the scores of the rows of some metadata files."""
-    known, rows, scored = open_records(out / records), 0, 0
+    known, done = open_records(out / records), []
     for path in (str(out / name) for name in files):
         parts = [np.empty(0, dtype)]
         with open_metadata(path, uid_from) as file:
@@ -176,65 +175,25 @@ def join_scores(
                 scores[found] = np.ascontiguousarray(known["f2"][first[found]]).view(np.float64)
                 parts.append(scores.astype(dtype))
         whole = np.concatenate(parts)
-        save_array(out / score_path(number, path), whole)
-        rows += len(whole)
-        scored += int(np.count_nonzero(~np.isnan(whole)))
-    return Joined(rows, scored)
+        save_array(out / score_path(key, path), whole)
+        done.append(scored_of(whole))
+    return Scored.sum(done)
 
 
-@piece(native=True)
-def score_counts(out: Path, columns: Sequence[str], search: QuantileSearch, output: str) -> Nothing:
-    """Piece: one pass of the threshold search over the scores of some metadata files."""
-    counts = np.zeros(NUM_BINS, dtype=np.uint64)
-    for name in columns:
-        counts += score_histogram(load_array(out / name, mmap=True), search.prefix, dtype=search.dtype)
-    save_array(out / output, counts)
-    return Nothing()
-
-
-@dataclass(frozen=True)
-class ScoreColumns:
-    """A score file, as columns beside the metadata: what they are counted as, and how many rows have a score."""
-
-    file: ScoreFile
-    number: int
-    dtype: str
-    rows: int
-    scored: int
-
-    def paths(self, files: Sequence[str]) -> list[str]:
-        """The columns of some metadata files."""
-        return [score_path(self.number, name) for name in files]
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be said of rows without a score."""
-        missing = self.rows - self.scored
-        if not missing:
-            return []
-        if not self.scored:
-            return [
-                f"{self.file.key}: none of the {self.rows:,} metadata rows has a score: the uids are of another pool"
-            ]
-        return [
-            f"{self.file.key}: {missing:,} of the {self.rows:,} metadata rows have no score, and it keeps none of them"
-        ]
-
-
-def _sorting(number: int, file: ScoreFile) -> tuple[list[Piece[Nothing]], list[str], str]:
+def _sorting(file: ScoreFile) -> tuple[list[Piece[Nothing]], list[str], str]:
     """The pieces that sort a score file, their runs, and what its scores are counted as."""
     pieces: list[Piece[Nothing]] = []
     runs: list[str] = []
     types = []
+    name = score_name(file.key)
     for path in _parts(file):
-        with ParquetFile(path, SCORES) as part:
-            types.append(_score_type(path, file.column, part.schema))
-            sizes = part.group_rows
+        kind, sizes = _look(path, file.column)
+        types.append(kind)
         for begin, end in _stretches(sizes):
             outputs = -(-sum(sizes[begin:end]) // RUN_ROWS)
-            own = [f"state/filter/scores/{number}-{len(runs) + i:06d}.npy" for i in range(outputs)]
+            own = [f"state/filter/scores/{name}-{len(runs) + i:06d}.npy" for i in range(outputs)]
             sort = sort_scores.piece(
-                f"filter/scores-{number}",
+                f"filter/scores-{name}",
                 f"{len(pieces):05d}",
                 inputs=[path],
                 outputs=own,
@@ -257,24 +216,28 @@ def _stretches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield begin, len(sizes)
 
 
-def make_scores(run: Run, do: Do, files: Sequence[ScoreFile]) -> list[ScoreColumns]:
-    """Brings the scores of all score files of a filter to the metadata."""
-    made = []
-    for number, file in enumerate(files):
-        pieces, runs, dtype = _sorting(number, file)
-        do(pieces)
-        records = f"state/filter/scores/{number}.npy"
-        merge = merge_scores.piece(f"filter/scores-{number}-merge", "scores", inputs=runs, outputs=[records])
-        do.one(merge(runs=runs, path=absolute(file.path), output=records))
-        joined = do(
-            join_scores.piece(
-                f"filter/scores-{number}-join",
-                f"{group:05d}",
-                inputs=[*names, records],
-                outputs=[score_path(number, name) for name in names],
-                weight=sum(os.path.getsize(run.out / name) for name in names),
-            )(number=number, files=names, records=records, dtype=dtype, uid_from=run.settings.uid_from)
-            for group, (_, names) in enumerate(run.metadata_groups())
+def make_file_scores(run: Run, do: Do, file: ScoreFile) -> ScoreColumns:
+    """Brings the scores of a score file to the metadata."""
+    name = score_name(file.key)
+    pieces, runs, dtype = _sorting(file)
+    do(pieces)
+    records = f"state/filter/scores/{name}.npy"
+    merge = merge_scores.piece(f"filter/scores-{name}-merge", "scores", inputs=runs, outputs=[records])
+    do.one(merge(runs=runs, path=absolute(file.path), output=records))
+    joined = do(
+        join_scores.piece(
+            f"filter/scores-{name}-join",
+            f"{group:05d}",
+            inputs=[*names, records],
+            outputs=[score_path(file.key, name) for name in names],
+            weight=sum(os.path.getsize(run.out / name) for name in names),
+        )(key=file.key, files=names, records=records, dtype=dtype, uid_from=run.settings.uid_from)
+        for group, (_, names) in enumerate(run.metadata_groups())
+    )
+    made = ScoreColumns.of(file, dtype, joined)
+    if made.rows and not made.scored:
+        raise PoolError(
+            f"filter {file.key}: none of the {made.rows:,} metadata rows has a score: the uids are of another pool; "
+            "give the scores of this one"
         )
-        made.append(ScoreColumns(file, number, dtype, sum(j.rows for j in joined), sum(j.scored for j in joined)))
     return made

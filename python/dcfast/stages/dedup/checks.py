@@ -1,0 +1,54 @@
+"""What a search for duplicates needs, looked at before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dcfast.dedup.edges import SEMANTIC
+from dcfast.errors import PoolError
+from dcfast.features.files import ARRAY, sibling_npz
+from dcfast.features.metadata import with_scores
+from dcfast.filters.term import SCORES
+from dcfast.index.metadata import COLUMN_TYPES, column_matches, metadata_schema
+from dcfast.index.pool import Pool, pool_uid_rule
+from dcfast.rundir.run_dir import Run
+from dcfast.stages.dedup.embeddings import embedding_kind
+from dcfast.stages.dedup.pools import methods_of
+
+
+def check_dedup(run: Run) -> None:
+    """Looks at the older pools, the npz files and the column of scores; the first file of each pool is opened.
+
+    Raises:
+        ValueError: an older pool is the pool itself, or given twice.
+        PoolError: a pool cannot be opened, or lacks embeddings or scores that were asked for.
+    """
+    settings = run.settings
+    seen = [str(run.pool_dir)]
+    pools = [Pool.open(place, pool_uid_rule(place)) for place in settings.dedup_against or ()]
+    for pool in pools:
+        if str(pool.root) in seen:
+            what = "the pool itself" if str(pool.root) == seen[0] else "given twice"
+            raise ValueError(f"--against {pool.root} is {what}: give older pools, each once")
+        seen.append(str(pool.root))
+    if SEMANTIC in methods_of(settings):
+        computed = settings.dedup_embeddings == ARRAY and "l14" in run.features
+        for metadata in [*([] if computed else [run.pool.metadata]), *(pool.metadata for pool in pools)]:
+            embedding_kind(Path(sibling_npz(metadata[0])), settings.dedup_embeddings)
+    if settings.dedup_keep == "score":
+        _check_scores(run, settings.dedup_score)
+
+
+def _check_scores(run: Run, column: str) -> None:
+    path = run.pool.metadata[0]
+    schema = with_scores(metadata_schema(path, run.settings.uid_from), path, [SCORES[name] for name in run.features])
+    if column not in schema.names:
+        raise PoolError(
+            f"--keep score needs the column {column!r}: {path} has {', '.join(schema.names) or 'no columns'}; name the "
+            "column of the scores (--score COLUMN), make it (--features l14=ViT-L-14:openai), or keep by another rule"
+        )
+    kind = schema.field(column).type
+    if not column_matches("number", kind):
+        raise PoolError(
+            f"--keep score: column {column!r} of {path} must be {COLUMN_TYPES['number'][0]}; got {kind}: name another"
+        )

@@ -1,0 +1,110 @@
+"""Part of stage ``dedup``: what is known of the samples that are alike others: where they lie, their uids and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.filters import numbers
+from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.rows import valid_uid_mask
+from dcfast.index.segments import Segment
+from dcfast.stages.dedup.pools import PoolPart
+from dcfast.storage.npz import load_array
+from dcfast.uids.files import UID_DTYPE
+from dcfast.uids.sets import uid_format, uid_lookup, uid_sort
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class NodeTable:
+    """Samples by their numbers, ascending, as columns of n.
+
+    Attributes:
+        pool: index among the pools; the last is the run's own.
+        uid, has_uid: "u8,u8", zero where there is none; bool.
+        pixels: float64, width x height.
+        row: uint32, in the shard.   shard, key: Arrow strings.
+    """
+
+    pool: npt.NDArray[np.int64]
+    uid: npt.NDArray[np.void]
+    has_uid: npt.NDArray[np.bool_]
+    pixels: npt.NDArray[np.float64]
+    row: npt.NDArray[np.uint32]
+    shard: pa.Array
+    key: pa.Array
+
+    def texts(self, at: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Shard, key and uid of some of them; the uid is null where there is none."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        place = pa.array(at)
+        uids = uid_format(np.ascontiguousarray(self.uid[at]), threads=1)
+        nothing = pa.scalar(None, pa.string())
+        return self.shard.take(place), self.key.take(place), pc.if_else(pa.array(self.has_uid[at]), uids, nothing)
+
+
+def read_nodes(out: Path, parts: Sequence[PoolPart], nodes: npt.NDArray[np.int64]) -> NodeTable:
+    """What is known of some samples. Cost: a look at each segment that has one of them."""
+    import pyarrow as pa
+
+    count = len(nodes)
+    table = NodeTable(
+        np.zeros(count, np.int64),
+        np.zeros(count, UID_DTYPE),
+        np.zeros(count, np.bool_),
+        np.zeros(count),
+        np.zeros(count, np.uint32),
+        pa.array([], pa.string()),
+        pa.array([], pa.string()),
+    )
+    shards, keys = [table.shard], [table.key]
+    for pool, part in enumerate(parts):
+        for number, (begin, samples) in enumerate(zip(part.begins, part.samples, strict=True)):
+            first, last = np.searchsorted(nodes, [begin, begin + samples]).tolist()
+            if first == last:
+                continue
+            here, rows = slice(first, last), nodes[first:last] - begin
+            segment = Segment.open(out / part.segment(number), verify=False)
+            signed = load_array(out / part.signatures(number), mmap=True)
+            starts = np.asarray(segment.shard_sample_begin).astype(np.int64)
+            shard = np.searchsorted(starts, rows, side="right") - 1
+            table.pool[here], table.row[here] = pool, rows - starts[shard]
+            table.uid[here], table.has_uid[here] = segment.uid[rows], valid_uid_mask(segment)[rows]
+            table.pixels[here] = signed["width"][rows].astype(np.float64) * signed["height"][rows]
+            shards.append(pa.array(segment.shard_names, pa.string()).take(pa.array(shard)))
+            keys.append(segment.keys().take(pa.array(rows)).cast(pa.string()))
+    table.shard, table.key = pa.concat_arrays(shards), pa.concat_arrays(keys)
+    return table
+
+
+def read_scores(
+    out: Path, files: Sequence[str], column: str, uid_from: str, table: NodeTable
+) -> npt.NDArray[np.float64]:
+    """(n,) the best score that metadata rows of a sample's uid have; NaN where there is none.
+
+    Cost: a read of two columns of the metadata. Memory: 40 bytes a sample, and a batch.
+    """
+    with_uid = np.ascontiguousarray(table.uid[table.has_uid])
+    known = uid_sort(with_uid, threads=1)
+    best = np.full(len(known), np.nan)
+    for path in (str(out / name) for name in files):
+        with open_metadata(path, uid_from) as file:
+            for batch in file.batches(["uid", column]):
+                uids, valid = parse_uids(batch)
+                first, count = uid_lookup(known, uids, threads=1)
+                there = valid & (count > 0)
+                scores = numbers(batch.column(batch.schema.get_field_index(column))).astype(np.float64)[there]
+                np.fmax.at(best, first[there], scores)
+    result = np.full(len(table.uid), np.nan)
+    result[table.has_uid] = best[uid_lookup(known, with_uid, threads=1)[0]]
+    return result

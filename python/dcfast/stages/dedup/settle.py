@@ -1,0 +1,239 @@
+"""Part of stage ``dedup``: from edges to groups, the one of each group that is kept, and the evidence for the others.
+
+Memory: 256 MiB while edges are merged, then 400 bytes and a key a sample that is alike another (a node); nothing grows
+with the pool.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES, duplicate_schema
+from dcfast.dedup.edges import SEMANTIC, Edges, no_edges, read_edges
+from dcfast.dedup.groups import Forest, Links, choose_kept, nodes_of, trace
+from dcfast.dedup.options import METHODS
+from dcfast.engine.piece import piece
+from dcfast.images.signatures import VARIANTS
+from dcfast.rundir.layout import MERGE_BYTES
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import DedupSummary
+from dcfast.rundir.tables import table_writer
+from dcfast.stages.dedup.nodes import NodeTable, read_nodes, read_scores
+from dcfast.stages.dedup.pools import Found, PoolPart, Pools, methods_of
+from dcfast.stages.runner import Do
+from dcfast.storage.records import Count, Record
+from dcfast.uids.sets import merge_runs, open_records, save_subset, uid_isin, uid_unique
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_EDGES = "state/dedup/edges.npy"
+TABLE_ROWS = 1 << 16
+"""Rows of evidence that are written at a time."""
+
+
+class Settled(Record):
+    """What became of the nodes.
+
+    Attributes:
+        groups: that have a sample of the pool.   dropped: samples; ``uids`` of them.
+        links: dropped samples by the method that ties them.   of_older: dropped for a sample of an older pool.
+        repeats: samples that are copies and have the uid of one that is kept: they are left to the filter and reshard.
+        unscored: nodes of the pool without a score, where the best score is kept.
+        largest: samples of the largest group.   steps: between a dropped sample and the kept one, at most.
+    """
+
+    groups: Count
+    dropped: Count
+    uids: Count
+    links: dict[str, Count]
+    of_older: Count
+    repeats: Count
+    largest: Count
+    steps: Count
+    unscored: Count
+
+
+@dataclass
+class _Outcome:
+    """Groups and their ends; ``dropped``: places of the nodes that are dropped."""
+
+    forest: Forest
+    table: NodeTable
+    components: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    links: Links
+    dropped: npt.NDArray[np.int64]
+
+
+def _forest(edges: Edges) -> Forest:
+    forest = Forest(nodes_of([edges]))
+    forest.add(edges)
+    return forest
+
+
+def _values(
+    out: Path, keep: str, files: Sequence[str], column: str, uid_from: str, table: NodeTable
+) -> npt.NDArray[np.float64]:
+    if keep == "largest":
+        return table.pixels
+    if keep == "score":
+        return read_scores(out, files, column, uid_from, table)
+    return np.zeros(len(table.uid))
+
+
+@piece()
+def settle_groups(
+    out: Path,
+    edges: Sequence[str],
+    parts: Sequence[PoolPart],
+    keep: str,
+    column: str = "",
+    files: Sequence[str] = (),
+    uid_from: str = "json",
+) -> Settled:
+    """Piece: ``duplicates.npy`` and ``duplicates.parquet``.
+
+    Args:
+        keep: rule of KEEP.   column, files, uid_from: of the scores in the metadata, for the best one.
+    """
+    if edges:
+        merge_runs([out / name for name in edges], out / _EDGES, memory_bytes=MERGE_BYTES)
+    forest = _forest(open_records(out / _EDGES) if edges else no_edges())
+    table = read_nodes(out, parts, forest.nodes)
+    components, old = forest.components(), forest.nodes < parts[-1].first
+    values = _values(out, keep, files, column, uid_from, table)
+    kept = choose_kept(components, old, values)
+    links = trace(forest, kept)
+    lost = np.flatnonzero(~old & (kept != np.arange(len(kept))))
+    staying = np.unique(kept[~old[kept]])
+    uids = uid_unique(np.ascontiguousarray(table.uid[staying[table.has_uid[staying]]]), threads=1)
+    repeated = table.has_uid[lost] & uid_isin(np.ascontiguousarray(table.uid[lost]), uids, threads=1)
+    outcome = _Outcome(forest, table, components, kept, links, lost[~repeated])
+    _write_evidence(out, parts, outcome)
+    dropped = outcome.dropped
+    gone = uid_unique(np.ascontiguousarray(table.uid[dropped[table.has_uid[dropped]]]), threads=1)
+    save_subset(out / DUPLICATES, gone)
+    methods = read_edges(forest.edges[links.edge[dropped]]).method
+    sizes = np.bincount(components)
+    return Settled(
+        groups=len(np.unique(components[~old])),
+        dropped=len(dropped),
+        uids=len(gone),
+        links={name: int(count) for name, count in Counter(METHODS[i] for i in methods.tolist()).items()},
+        of_older=int(np.count_nonzero(old[kept[dropped]])),
+        repeats=int(np.count_nonzero(repeated)),
+        largest=int(sizes.max(initial=0)),
+        steps=int(links.steps[dropped].max(initial=0)),
+        unscored=int(np.count_nonzero(np.isnan(values[~old]))),
+    )
+
+
+def _write_evidence(out: Path, parts: Sequence[PoolPart], outcome: _Outcome) -> None:
+    names, edges = [part.name or None for part in parts], outcome.forest.edges
+    firsts = np.unique(outcome.components)
+    with table_writer(out / DUPLICATE_TABLE, duplicate_schema()) as writer:
+        for begin in range(0, len(outcome.dropped), TABLE_ROWS):
+            writer.write_table(_evidence(names, edges, firsts, outcome, outcome.dropped[begin : begin + TABLE_ROWS]))
+
+
+def _evidence(
+    names: Sequence[str | None],
+    edges: Edges,
+    firsts: npt.NDArray[np.int64],
+    outcome: _Outcome,
+    at: npt.NDArray[np.int64],
+) -> pa.Table:
+    """The rows of some dropped samples."""
+    import pyarrow as pa
+
+    table, links, schema = outcome.table, outcome.links, duplicate_schema()
+    shard, key, uid = table.texts(at)
+    columns = {"shard": shard, "row": table.row[at], "key": key, "uid": uid}
+    for which, places in (("kept", outcome.kept[at]), ("link", links.to[at])):
+        pools = pa.array(names, pa.string()).take(pa.array(table.pool[places]))
+        texts = (pools, *table.texts(places))
+        columns |= {f"{which}_{name}": text for name, text in zip(("pool", "shard", "key", "uid"), texts, strict=True)}
+    tie = read_edges(edges[links.edge[at]])
+    semantic = tie.method == METHODS.index(SEMANTIC)
+    columns |= {
+        "group": np.searchsorted(firsts, outcome.components[at]),
+        "steps": links.steps[at].astype(np.uint32),
+        "method": pa.DictionaryArray.from_arrays(tie.method.astype(np.int8), list(METHODS)),
+        "variant": pa.DictionaryArray.from_arrays(
+            pa.array(tie.variant.astype(np.int8), mask=tie.variant == 0), list(VARIANTS)
+        ),
+        "distance": pa.array(tie.distance, mask=semantic),
+        "score": pa.array(tie.score, mask=~semantic),
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def settle(run: Run, do: Do, pools: Pools, found: Found) -> DedupSummary:
+    """The groups of all edges, written down and counted."""
+    settings, files = run.settings, pools.segment_files()
+    signed = [part.signatures(n) for part in pools.parts for n in range(len(part.samples))]
+    by_score = settings.dedup_keep == "score"
+    scores = run.metadata_files if by_score else []
+    settling = settle_groups.piece(
+        "dedup/groups",
+        "groups",
+        inputs=[*found.files, *files, *signed, *scores],
+        outputs=[DUPLICATES, DUPLICATE_TABLE],
+    )
+    settled = do.one(
+        settling(
+            edges=found.files,
+            parts=pools.parts,
+            keep=settings.dedup_keep,
+            column=settings.dedup_score if by_score else "",
+            files=scores,
+            uid_from=settings.uid_from,
+        )
+    )
+    return DedupSummary(
+        methods=methods_of(settings),
+        older=[part.name for part in pools.parts[:-1]],
+        keep=settings.dedup_keep,
+        samples=sum(pools.own.samples),
+        readable=found.readable,
+        flat=found.flat,
+        embedded=found.embedded,
+        invalid_embeddings=found.invalid,
+        groups=settled.groups,
+        duplicates=settled.dropped,
+        uids=settled.uids,
+        links=settled.links,
+        of_older=settled.of_older,
+        repeats=settled.repeats,
+        largest_group=settled.largest,
+        steps=settled.steps,
+        notes=_notes(settled, found),
+    )
+
+
+def _notes(settled: Settled, found: Found) -> list[str]:
+    notes = []
+    if settled.steps > 1:
+        notes.append(
+            f"some duplicates hang on the kept one by up to {settled.steps} links: they are copies of copies, and need "
+            f"not be alike (column steps of {DUPLICATE_TABLE}); stricter limits make shorter chains"
+        )
+    if settled.unscored:
+        notes.append(
+            f"{settled.unscored:,} samples that are alike others have no score: kept where none of their group has one"
+        )
+    if settled.repeats:
+        notes.append(
+            f"{settled.repeats:,} copies have the uid of a sample that is kept, so that no filter by uid can drop them"
+        )
+    if found.invalid:
+        notes.append(f"{found.invalid:,} embeddings are zero or no finite numbers, and match nothing")
+    return notes
