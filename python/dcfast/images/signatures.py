@@ -261,7 +261,7 @@ def signatures_of(
 
 def _signatures(columns: Sequence[npt.NDArray[Any]]) -> Signatures:
     *narrow, words, quality = columns
-    return Signatures(*narrow, words.reshape(-1, 4), quality)
+    return Signatures._make([*narrow, words.reshape(-1, 4), quality])
 
 
 def _by_pillow(data: bytes, result: Signatures, i: int) -> None:

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from dcfast.dedup.calibration.describe import describer
@@ -78,8 +79,6 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _version() -> str:
-    from importlib import metadata
-
     return metadata.version("dcfast")
 
 

@@ -83,8 +83,11 @@ def distances(method: Method, a: Vectors, b: Vectors) -> npt.NDArray[np.int64]:
     """(n, m): of rows of ``a`` and rows of ``b``; of descriptors in hundredths of the cosine, rounded down."""
     products = a @ b.T
     if method is DESCRIPTOR:
-        return np.clip(np.floor(100 * (1 - products) + 1e-4), 0, method.most).astype(np.int64)
-    return ((method.most - products) / 2).round().astype(np.int64)
+        apart = np.clip(np.floor(100 * (1 - products) + 1e-4), 0, method.most)
+    else:
+        apart = ((method.most - products) / 2).round()
+    whole: npt.NDArray[np.int64] = apart.astype(np.int64)
+    return whole
 
 
 def nearest(method: Method, queries: Coded, database: Coded) -> npt.NDArray[np.int64]:

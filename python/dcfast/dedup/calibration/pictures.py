@@ -110,7 +110,7 @@ def choose(places: list[Place], most: int, seed: int, threads: int) -> Chosen:
     kept = good[np.sort(first)]
     return Chosen(
         [places[drawn[i]] for i in kept],
-        Signatures(*(column[kept] for column in signed)),
+        Signatures._make(column[kept] for column in signed),
         int((~ok).sum()),
         int(flat.sum()),
         len(good) - len(kept),
@@ -126,4 +126,4 @@ def _sign(places: Iterable[Place], threads: int) -> Signatures:
             held.clear()
     parts.append(signatures_of(held, threads=threads, wide=True))
     columns: list[npt.NDArray[np.generic]] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Signatures(*columns)  # type: ignore[arg-type]
+    return Signatures._make(columns)
