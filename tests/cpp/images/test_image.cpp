@@ -14,7 +14,6 @@
 #include "check.hpp"
 #include "core/images/perceptual_hash.hpp"
 #include "core/images/wide_hash.hpp"
-#include "core/similarity/similarity.hpp"
 #include "core/system/error.hpp"
 #include "images/tiny_images.hpp"
 
@@ -145,29 +144,6 @@ void test_variants() {
   for (const std::size_t k : {1, 3, 6, 7}) CHECK(wide(turned[k], height, width).words == variants[k]);
 }
 
-void test_join() {
-  std::mt19937_64 random(3);
-  std::vector<std::uint64_t> a(1009);
-  std::vector<std::uint64_t> b(5003);
-  for (auto& v : b) v = random();
-  for (std::size_t i = 0; i < a.size(); ++i) a[i] = b[i % 50] ^ (std::uint64_t{1} << (i % 64));
-  for (const unsigned threads : {1U, 3U}) {
-    const auto pairs = dcfast::hamming_join(a, b, 2, 1u << 20, threads);
-    std::size_t k = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) {
-      for (std::size_t j = 0; j < b.size(); ++j) {
-        const int distance = std::popcount(a[i] ^ b[j]);
-        if (distance > 2) continue;
-        CHECK(k < pairs.ia.size() && pairs.ia[k] == i && pairs.ib[k] == j && pairs.distance[k] == distance);
-        ++k;
-      }
-    }
-    CHECK(k == pairs.ia.size());
-    CHECK_THROWS(dcfast::Error, dcfast::hamming_join(a, b, 2, k - 1, threads));
-    CHECK(dcfast::hamming_join(a, b, 2, k, threads).ia.size() == k);
-  }
-}
-
 /// Parts that no pixel needs, put behind the first bytes: many are read over, more than any encoder writes are not.
 void test_parts(const char* hex, std::size_t begin, const char* part) {
   const Bytes bytes = unhex(hex);
@@ -208,6 +184,5 @@ int main() {
   test_hash();
   test_high_image();
   test_variants();
-  test_join();
   return failures();
 }
