@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.dedup.thresholds import DUPLICATE_DISTANCE, MAX_DISTANCE_256
 from dcfast.process.options import Option, one_of
 from dcfast.storage.paths import path_argument
 
@@ -10,7 +11,7 @@ METHODS = ("content", "perceptual256", "perceptual", "semantic")
 KEEP = ("largest", "score", "first")
 """Which of a group is kept: the picture of most pixels, the best score, the first in the order of the pool."""
 DEFAULT_METHODS = ["content", "perceptual256"]
-DEFAULT_DISTANCE, DEFAULT_WIDE_DISTANCE, DEFAULT_SIMILARITY = 4, 31, 0.95
+DEFAULT_DISTANCE, DEFAULT_WIDE_DISTANCE, DEFAULT_SIMILARITY = DUPLICATE_DISTANCE, MAX_DISTANCE_256, 0.95
 EMBEDDINGS, SCORE_COLUMN = "l14_img", "clip_l14_similarity_score"
 
 

@@ -32,6 +32,7 @@ _LIBRARIES: tuple[tuple[str, str, str], ...] = (
     ("pyarrow", "tables: TarIndex.members, metadata", "pip install pyarrow"),
     ("pillow", "decoding odd pictures, the built-in world", "pip install 'dcfast[run]'"),
     ("jinja2", "report.html", "pip install 'dcfast[run]'"),
+    ("threadpoolctl", "scores of embeddings", "pip install 'dcfast[run]'"),
     ("ray", "--engine ray", "pip install 'dcfast[ray]'"),
     ("torch", "features, training, kernels", "pip install torch"),
     ("open_clip_torch", "features, training, evaluation", "pip install open_clip_torch"),

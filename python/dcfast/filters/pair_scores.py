@@ -81,7 +81,7 @@ def _sums(image: Floats, text: Floats, scale: float, threads: int, device: str) 
         return log_sums(image, text, scale, threads=threads)
     import torch
 
-    from dcfast.loss.torch_backend import clip_forward, clip_log_sums
+    from dcfast.loss.torch_backend.forward import clip_forward, clip_log_sums
 
     with torch.inference_mode():
         x, y = (torch.from_numpy(np.ascontiguousarray(side, np.float32)).to(device) for side in (image, text))

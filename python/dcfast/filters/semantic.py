@@ -88,7 +88,7 @@ def cluster_sizes(complexity: Doubles, sizes: npt.NDArray[np.int64], total: int,
         else:
             above = middle
     exact = np.clip(wanted + above, low, high)
-    whole = np.floor(exact + 1e-9).astype(np.int64)
+    whole: npt.NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
     missing = total - int(whole.sum())
     if missing:
         remainder = np.where(whole < sizes, exact - whole, -1.0)

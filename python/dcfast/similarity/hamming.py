@@ -46,7 +46,7 @@ def _sides(a: npt.ArrayLike, b: npt.ArrayLike | None, max_distance: int) -> tupl
     sides = [side for side in (left, right) if side is not None]
     widths = {side.shape[1:] for side in sides if side.size or side.ndim == 2}  # an empty list goes with any
     if len(widths) > 1:
-        raise ValueError(f"a is of shape {left.shape} and b {np.shape(right)}: pass hashes of one width on both sides")
+        raise ValueError(f"a is of shape {left.shape} and b {sides[-1].shape}: pass hashes of one width on both sides")
     words = 4 if (4,) in widths else 1
     if not 0 <= integer(max_distance, "max_distance") <= 64 * words:
         raise ValueError(f"max_distance must be 0 to {64 * words} bits; got {max_distance}: pass a number of bits")

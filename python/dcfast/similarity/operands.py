@@ -106,7 +106,7 @@ def _kind(dtype: object, name: str) -> Kind:
         raise TypeError(
             f"{name} must be float32, float16, bfloat16 or int8; got {text}: convert it, for example to float32"
         )
-    return cast(Kind, text)
+    return text
 
 
 def as_rows(values: object, name: str) -> Rows:
@@ -181,7 +181,7 @@ def refuse_row(name: str, row: int, *, finite: bool) -> NoReturn:
 def check_metric(metric: object) -> Metric:
     if metric not in ("ip", "cos", "l2"):
         raise ValueError(f"metric must be 'ip', 'cos' or 'l2'; got {metric!r}: use one of these")
-    return cast(Metric, metric)
+    return metric
 
 
 def check_invalid(invalid: object) -> bool:

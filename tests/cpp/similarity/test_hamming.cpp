@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "core/system/error.hpp"
 
 using dcfast::HammingPairs;
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dcfast.dedup.calibration.methods import Describe, Vectors
 from dcfast.images.costs import BadImage
-from dcfast.images.decode import decode_image
+from dcfast.images.decode import check_resized, decode_image
 from dcfast.models import load_model
 from dcfast.models.devices import resolve_device
 
@@ -32,7 +32,9 @@ def describer(model: str, device: str) -> tuple[Describe, str]:
         tensors, rows = [], []
         for row, data in enumerate(encoded):
             try:
-                tensors.append(clip.preprocess(decode_image(data)))
+                image = decode_image(data)
+                check_resized(image, clip.image_size)
+                tensors.append(clip.preprocess(image))
             except BadImage:
                 continue  # zeros, which match nothing
             rows.append(row)

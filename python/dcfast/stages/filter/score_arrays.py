@@ -67,7 +67,7 @@ def _npz_shapes(path: str, column: str) -> tuple[Array, Array]:
 def _npy_records(path: str, column: str) -> tuple[npt.NDArray[np.void], str]:
     """The records of an npy, mapped, and the field of their scores."""
     array = load_array(path, mmap=True)
-    fields = array.dtype.fields or {}
+    fields = dict(array.dtype.fields or {})
     names = list(fields)
     field = column if column in fields else names[2] if len(names) == 3 else ""
     kinds = [fields[name][0] for name in names]
