@@ -1,12 +1,8 @@
 """``python -m dcfast.decontamination``: ``dcfast decontaminate POOL --against SIGNATURES... --out DIR``."""
 
-from __future__ import annotations
-
 import sys
 
-from dcfast.decontamination.command import main, parser
-
-__all__ = ["main", "parser"]
+from dcfast.decontamination.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

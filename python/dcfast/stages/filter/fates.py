@@ -248,18 +248,23 @@ def assign_sample_outcomes(
     save_subset(out / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
     numbered = [(first_shard, segment) for (_, first_shard), segment in zip(segments, opened, strict=True)]
     save_array(out / excluded_path(number), _records_of(numbered, uids, (fate == QUARANTINED) & (code == 0)))
-    reason_counts = Counter[str]()
-    for text, count in zip(texts, np.bincount(text_code, minlength=len(texts)), strict=True):
-        if text is not None and count:
-            reason_counts[text] += int(count)
     return SampleOutcomes(
         fates={name: int(n) for name, n in zip(FATES, np.bincount(fate, minlength=5), strict=True)},
-        reasons=dict(reason_counts),
+        reasons=_count_reasons(texts, text_code),
         rows=len(fate),
         quarantined=quarantined,
         damage=damage[:MAX_NOTED],
         damaged=len(damage),
     )
+
+
+def _count_reasons(texts: Sequence[str | None], codes: npt.NDArray[np.int32]) -> dict[str, int]:
+    """How many samples have each reason; two codes may stand for one."""
+    counts = Counter[str]()
+    for text, count in zip(texts, np.bincount(codes, minlength=len(texts)), strict=True):
+        if text is not None and count:
+            counts[text] += int(count)
+    return dict(counts)
 
 
 def _records_of(segments: list[tuple[int, Segment]], uids: npt.NDArray[np.void], mask: Mask) -> npt.NDArray[np.void]:
