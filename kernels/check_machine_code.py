@@ -34,10 +34,8 @@ _INTEGERS = (
 )
 _ALIGNED = ("D", "stride_i", "stride_t", "stride_a", "stride_b", "stride_o", "stride_r", "stride_c")
 _FLOATS = ("row_weight", "col_weight", "unit")
-_FEATURES = {
-    **{"image": ("bm", "bk"), "text": ("bn", "bk"), "a": ("bm", "bk"), "b": ("bn", "bk")},
-    **{"rows": ("bm", "bk"), "cols": ("bn", "bk")},
-}
+_FEATURES = {"image": ("bm", "bk"), "text": ("bn", "bk"), "a": ("bm", "bk"), "b": ("bn", "bk")}
+_SELECT_FEATURES = {"rows": ("bm", "bk"), "cols": ("bn", "bk")}
 _SELECT = ("select_best", "select_above")
 _POINTERS = {"flag": "*i32", "off": "*fp64", "place": "*i32", "keys": "*i32", "count": "*i64"}
 
@@ -101,9 +99,9 @@ def builds(every: bool = False) -> Iterator[Build]:
 
 def _source(build: Build) -> ASTSource:
     module = siglip_kernels if build.kernel == "siglip_tile" else clip_kernels
-    names = _INTEGERS
+    names, features = _INTEGERS, _FEATURES
     if build.kernel in _SELECT:
-        module = similarity_kernels
+        module, features = similarity_kernels, _SELECT_FEATURES
         names = tuple(name for name in _INTEGERS if name != "first")  # here the best scores
     function, c, tma = getattr(module, build.kernel.removesuffix("_dots")), build.config, build.target >= 90
     width = _TYPES[build.dtype]
@@ -120,8 +118,8 @@ def _source(build: Build) -> ASTSource:
             signature[name] = "i32"
         elif name in _FLOATS:
             signature[name] = "fp32"
-        elif name in _FEATURES or name == "out":
-            sizes = _FEATURES.get(name, ("bm", "bn"))
+        elif name in features or name == "out":
+            sizes = features.get(name, ("bm", "bn"))
             block = [getattr(c, size) for size in sizes]
             if name == "out" and c.sub:
                 block[1] //= 2

@@ -14,7 +14,7 @@ from torch import Tensor
 
 LANES = 16
 """Partial sums of ``pair_sums``, as on the CPU; the kernel's reduction is written for 16."""
-HOPPER, AMPERE = Config(128, 128, 64, 8, 4), Config(128, 128, 32, 8, 3)
+HOPPER, AMPERE = Config(128, 128, 64, 8, 4), Config(128, 64, 32, 8, 3)
 _INTERPRETER = Config(32, 32, 32, 2, 1)
 
 

@@ -145,7 +145,7 @@ def test_by_a_model(pictures: Path, tmp_path: Path) -> None:
     assert descriptor.name == "descriptor"
     assert descriptor.default is None
     assert result.descriptor is not None
-    assert result.descriptor.startswith("dcfast-tiny, untrained, seed 0, ")
+    assert result.descriptor.startswith("dcfast-tiny, ")
     assert sum(descriptor.unrelated) == sum(result.methods[0].unrelated)
     assert descriptor.edits[0].recall[-1] == 1
 

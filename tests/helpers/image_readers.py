@@ -28,6 +28,8 @@ MODULES = {
     "features/pairs.py": "features",
     "evaluate/embed.py": "evaluation",
     "report/page/images.py": "page",
+    "models/descriptors.py": "descriptors",
+    "dedup/calibration/measure.py": "calibration",
     "train/decode.py": "training",
     "train/dali.py": "training by dali",
 }
@@ -107,6 +109,19 @@ class Readers:
         assert all(problems.values())
         return [row in good for row in range(len(members))]
 
+    def descriptors(self) -> list[bool]:
+        from dcfast.models.descriptors import DescriptorModel, describe
+
+        model = DescriptorModel(
+            "small", "", 3 * SIDE * SIDE, self._preprocess, lambda pictures: pictures.flatten(1) + 1, "cpu"
+        )
+        return [bool(row.any()) for row in describe(model, [lambda data=data: data for data in self.files])]
+
+    def calibration(self) -> list[bool]:
+        from dcfast.dedup.calibration.measure import opened
+
+        return [self._takes(opened, data) for data in self.files]
+
     def page(self) -> list[bool]:
         from dcfast.report.page.images import thumbnail
 
@@ -156,6 +171,7 @@ class Readers:
         readers: dict[str, Callable[[], list[bool]]] = {
             "signatures": self.signatures, "features": self.features, "evaluation": self.evaluation,
             "training": self.training, "reduced training": self.reduced_training, "page": self.page, "blur": self.blur,
+            "descriptors": self.descriptors, "calibration": self.calibration,
         }  # fmt: skip
         try:
             require_dali()

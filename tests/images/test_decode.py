@@ -190,7 +190,10 @@ def test_images_are_opened_in_one_place(repo_root: Path) -> None:
     opens = re.compile(rf"\bImage\.open\(|{modules}|ImageFile\.Parser|torchvision\.io|\bcv2\b|\bimageio\b")
     package = repo_root / "python/dcfast"
     found = {p.relative_to(package).as_posix(): len(opens.findall(p.read_text())) for p in package.rglob("*.py")}
-    assert {name: count for name, count in found.items() if count} == {"images/decode.py": 1}
+    assert {name: count for name, count in found.items() if count} == {
+        "images/decode.py": 1,
+        "dedup/calibration/edits.py": 1,  # draws on images that decode.py opened
+    }
 
 
 @pytest.mark.parametrize("name", READ_KINDS)

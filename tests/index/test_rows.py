@@ -37,6 +37,8 @@ def test_rows_of_a_segment_with_empty_shards(tmp_path: Path) -> None:
 
 
 REWRITTEN = {"resharding/plan.py", "resharding/contents.py"}
+OTHER_PAIRS = {"decontamination/matching.py", "dedup/edges.py"}
+"""They pack other numbers: a picture and its score, and the two ends of a pair."""
 
 
 @pytest.mark.parametrize(
@@ -49,4 +51,4 @@ REWRITTEN = {"resharding/plan.py", "resharding/contents.py"}
 def test_nobody_does_it_by_hand(pattern: str, places: set[str]) -> None:
     root = Path(dcfast.__file__).parent
     by_hand = (path for path in root.rglob("*.py") if re.search(pattern, path.read_text("utf-8")))
-    assert {path.relative_to(root).as_posix() for path in by_hand} - REWRITTEN == places
+    assert {path.relative_to(root).as_posix() for path in by_hand} - REWRITTEN - OTHER_PAIRS == places

@@ -152,9 +152,9 @@ def shrinks(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """From now on the file is cut as soon as it was looked at for the last time."""
     own = checkpoint._loaded
 
-    def loaded(source: Path, size: int) -> Any:
+    def loaded(source: Path, size: int, also: Any) -> Any:
         path.write_bytes(path.read_bytes()[: size // 2])
-        return own(source, size)
+        return own(source, size, also)
 
     monkeypatch.setattr(checkpoint, "_loaded", loaded)
 

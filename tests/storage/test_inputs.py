@@ -31,7 +31,7 @@ from dcfast.interop.wids import read_wids
 from dcfast.resharding import boxes
 from dcfast.resharding.sources import open_subset
 from dcfast.rundir import claim, recorder, summaries
-from dcfast.stages.filter import scored
+from dcfast.stages.filter import score_files
 from dcfast.storage.atomic import link_or_copy
 from dcfast.storage.hashing import hash_file, sha256_file
 from dcfast.storage.inputs import check_input, open_input, read_input
@@ -91,7 +91,7 @@ def copied(path: Path) -> None:
 
 
 def score_file(path: Path) -> Any:
-    return list(scored._score_batches(str(path), "score", [0]))
+    return list(score_files._score_batches(str(path), "score", [0]))
 
 
 INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -232,7 +232,7 @@ OWN = {
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",
     "storage/npz.py", "storage/remote.py", "study/execute.py", "train/checkpoint.py", "train/heartbeat.py",
     "train/ranks.py", "world/files.py", "world/languages.py", "features/embed.py", "storage/lock.py",
-    "storage/whole.py", "storage/zip_directory.py",
+    "storage/whole.py", "storage/zip_directory.py", "decontamination/signing.py",
 }  # fmt: skip
 """Open files that they have just written, that belong to the system, or that ``check_input`` has seen."""
 

@@ -166,6 +166,7 @@ ELSEWHERE = {
     "train/settings.py": "a word of a command line: what is no JSON is text",
     "train/meeting.py": "what rank 0 says to the others; tests/train/test_train_ranks.py",
     "run/training_plan.py": "what the training itself wrote, and what is odd in it is another training",
+    "dedup/signature_file.py": "the header of a signature file; tests/dedup/test_signature_file.py",
     "resharding/verify.py": "a mismatch of the output, by read_json; tests/resharding",
 }
 

@@ -136,12 +136,14 @@ def test_every_kind_of_map(tmp_path: Path, repo_root: Path) -> None:
 
 
 MAPPED = {
-    "resharding/boxes.py", "resharding/plan.py", "stages/decontaminate.py", "stages/verify.py", "train/source.py",
+    "resharding/boxes.py", "resharding/plan.py", "stages/verify.py", "train/source.py",
     "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/centroids.py",
     "report/facts/metadata_rows.py", "features/metadata.py",
     "stages/filter/score_columns.py", "stages/filter/score_arrays.py", "stages/filter/semantic.py",
     "stages/filter/item_clusters.py",
     "stages/filter/outcomes.py", "inspection/copies.py", "inspection/facts.py",
+    "decontamination/matching.py", "dedup/blocks.py", "stages/dedup/embeddings.py", "stages/dedup/nodes.py",
+    "stages/dedup/pairs.py",
 }  # fmt: skip
 """Users of ``load_array(..., mmap=True)``, which the table has as "centroids", "columns first", "signatures"
 and "scores"."""

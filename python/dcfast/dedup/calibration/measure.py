@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from dcfast.images.decode import decode_image
 from dcfast.images.signatures import Signatures, signatures_of
 from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.records import Count, Record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERSION = 1
 ALIKE = 64
@@ -216,11 +219,17 @@ def _related(alike: Pairs, count: int) -> list[list[int]]:
     return related
 
 
+def opened(data: bytes) -> Image:
+    """The picture that copies are made of, of at most LARGEST_SIDE pixels a side; raises BadImage."""
+    image = decode_image(data)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return image
+
+
 def _all_copies(places: list[Place], numbers: list[int], asked: Asked) -> Iterator[_Copies]:
     def copies(number: int) -> _Copies | None:
         with suppress(BadImage):  # Pillow is stricter than the core with some
-            image = decode_image(places[number].read())
-            image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+            image = opened(places[number].read())
             encoded = [edited(image, edit, asked.seed, number) for edit in EDITS]
             return _Copies(number, signatures_of(encoded, threads=1, wide=True), encoded)
         return None
