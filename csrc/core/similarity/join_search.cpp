@@ -17,6 +17,9 @@ struct Pair {
 
 /// A key that every row reaches whose score reaches the threshold.
 float key_of(const BlockScan& scan, Metric metric, std::size_t r, float threshold) {
+  // no distance is so low; no score is so high but of rows that are longer than any float that is encoded
+  if (metric == Metric::l2 && threshold == -kInfinite) return kInfinite;
+  if (metric != Metric::l2 && threshold == kInfinite) return 1e30F;
   const double key = metric == Metric::l2 ? scan.row_scales.square[r] - static_cast<double>(threshold) : static_cast<double>(threshold);
   const double floor = key - kFloatLoss * (std::abs(static_cast<double>(threshold)) + scan.row_scales.square[r]);
   if (std::isnan(floor)) return -kInfinite;
