@@ -130,7 +130,13 @@ def test_rows_that_are_not_finite() -> None:
         (lambda a: dcfast.topk(a, Database(a, "cos"), 1, metric="l2"), ValueError, "was prepared for 'cos'"),
         (lambda a: dcfast.join(a, a, float("nan")), ValueError, "threshold must be a number"),
         (lambda a: dcfast.join(a, a, -9.0, max_pairs=5), ValueError, "more than max_pairs=5 pairs"),
+        (lambda a: dcfast.join(a, a, 0.5, max_pairs=-1), ValueError, "max_pairs must not be negative"),
+        (lambda a: dcfast.group_join(a, [0, 10], 0.5, max_pairs=-1), ValueError, "max_pairs must not be negative"),
         (lambda a: dcfast.group_join(a, [0, 5], 0.5), ValueError, "offsets must rise"),
+        (lambda a: dcfast.group_join(a, [0, 10], 0.5, metric=""), ValueError, "metric must be"),
+        (lambda a: dcfast.topk(a, a, 1, metric=""), ValueError, "metric must be"),
+        (lambda a: dcfast.assign(a, a.astype(np.float64)), TypeError, "centers must be float32"),
+        (lambda a: dcfast.join(a, a[0], 0.5), ValueError, "b must have shape"),
         (lambda a: dcfast.row_max(a, a, metric="l2", absolute=True), ValueError, "no meaning for 'l2'"),
     ],
 )
