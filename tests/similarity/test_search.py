@@ -85,6 +85,14 @@ def test_group_join() -> None:
     assert np.array_equal(found.ib, ib)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pairs_of_all_groups_are_bounded_together(threads: int) -> None:
+    x, offsets = np.ones((400, 4), np.float32), np.arange(0, 401, 4)  # 6 pairs a group
+    assert len(dcfast.group_join(x, offsets, 0.5, max_pairs=600, threads=threads).ia) == 600
+    with pytest.raises(ValueError, match="more than max_pairs=599 pairs"):
+        dcfast.group_join(x, offsets, 0.5, max_pairs=599, threads=threads)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.int8])
 def test_narrow_inputs(dtype: type) -> None:
     a, b = clustered(40, 24, 1, dtype), clustered(90, 24, 2, dtype)

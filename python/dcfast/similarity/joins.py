@@ -139,8 +139,7 @@ def group_join(
     Args:
         x: (n, d), groups one after the other.
         offsets: (g + 1,) integers from 0 to n, none below the one before: group g is ``x[offsets[g]:offsets[g + 1]]``.
-        max_pairs: more are an error; each thread of the CPU may hold so many before it is noticed.
-        threshold, metric, invalid, device, threads, progress: as of ``join``.
+        threshold, metric, max_pairs, invalid, device, threads, progress: as of ``join``.
     Returns:
         ``Pairs``: ia < ib, of one group.
     Raises:

@@ -157,7 +157,7 @@ def _from_torch(tensor: torch.Tensor, name: str) -> tuple[Kind, npt.NDArray[np.g
     kind = _kind(tensor.dtype, name)
     if tensor.device.type != "cpu":
         raise TypeError(f"{name} is on {tensor.device}; pass {name}.cpu(), or give it on a CUDA device")
-    tensor = tensor.detach().as_subclass(torch.Tensor)  # type: ignore[no-untyped-call]
+    tensor = tensor.detach().as_subclass(torch.Tensor)
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()
 
 
