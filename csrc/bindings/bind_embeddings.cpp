@@ -47,10 +47,15 @@ EmbeddingRows rows_of(const AnyArray& array, const std::string& kind_name) {
     throw py::value_error(cat("rows must be two-dimensional, with items of ", item, " bytes; got shape ",
                               std::string(py::str(array.attr("shape"))), " of ", array.itemsize()));
   }
+  if (!array.dtype().attr("isnative").cast<bool>()) {
+    throw py::value_error("rows must have the byte order of this machine; pass rows.astype(rows.dtype.newbyteorder('='))");
+  }
   const auto* const data = static_cast<const std::byte*>(array.data());
-  if ((array.shape(1) > 1 && array.strides(1) != item) || reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(item) != 0 ||
-      array.strides(0) % item != 0) {
-    throw py::value_error("the numbers of a row must lie side by side, and aligned; pass numpy.ascontiguousarray(rows)");
+  // NumPy gives any stride to a side on which there is nothing to step over
+  const bool apart = array.shape(0) > 0 && array.shape(1) > 1 && array.strides(1) != item;
+  const bool astray = array.shape(0) > 0 && reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(item) != 0;
+  if (apart || astray || (array.shape(0) > 1 && array.strides(0) % item != 0)) {
+    throw py::value_error("the numbers of a row must lie side by side, and aligned; pass numpy.array(rows, order='C')");
   }
   return {data, static_cast<std::size_t>(array.shape(0)), static_cast<std::size_t>(array.shape(1)), array.strides(0), kind};
 }

@@ -241,3 +241,12 @@ def test_progress_counts_points_of_all_iterations() -> None:
     told: list[tuple[int, int]] = []
     kmeans([unit(300, 4), unit(200, 4, 1)], 3, iterations=2, progress=lambda done, total: told.append((done, total)))
     assert told == [(300, 1000), (500, 1000), (800, 1000), (1000, 1000)]
+
+
+def test_blocks_without_rows_change_nothing() -> None:
+    points = np.eye(4, dtype=np.float32)
+    expected = kmeans(points, 2, iterations=2)
+    for blocks in ([points[:0], points], [points, points[:0]]):
+        assert np.array_equal(kmeans(blocks, 2, iterations=2).centroids, expected.centroids)
+    with pytest.raises(ValueError, match="number of points"):
+        kmeans([points[:0]], 1)

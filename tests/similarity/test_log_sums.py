@@ -90,6 +90,12 @@ def test_vectors_of_any_length_are_as_exact() -> None:
         assert np.allclose(got, expected, rtol=1e-6, atol=1e-4)
 
 
+def test_a_large_common_mean_is_as_exact() -> None:
+    x, y = (100 + np.random.default_rng(seed).normal(size=(200, 8)) * 0.01 for seed in (1, 2))
+    for got, expected in zip(log_sums(x, y, 1.0), formula(*(s.astype(np.float32) for s in (x, y)), 1.0), strict=True):
+        assert np.abs(got - expected).max() < MOST_ERROR
+
+
 def test_a_row_that_is_unlike_all_others_is_not_lost() -> None:
     x, y = pairs(64, 8)
     x, y = x.astype(np.float32), y.astype(np.float32)

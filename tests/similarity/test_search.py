@@ -85,6 +85,14 @@ def test_group_join() -> None:
     assert np.array_equal(found.ib, ib)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pairs_of_all_groups_are_bounded_together(threads: int) -> None:
+    x, offsets = np.ones((400, 4), np.float32), np.arange(0, 401, 4)  # 6 pairs a group
+    assert len(dcfast.group_join(x, offsets, 0.5, max_pairs=600, threads=threads).ia) == 600
+    with pytest.raises(ValueError, match="more than max_pairs=599 pairs"):
+        dcfast.group_join(x, offsets, 0.5, max_pairs=599, threads=threads)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.int8])
 def test_narrow_inputs(dtype: type) -> None:
     a, b = clustered(40, 24, 1, dtype), clustered(90, 24, 2, dtype)
@@ -130,7 +138,13 @@ def test_rows_that_are_not_finite() -> None:
         (lambda a: dcfast.topk(a, Database(a, "cos"), 1, metric="l2"), ValueError, "was prepared for 'cos'"),
         (lambda a: dcfast.join(a, a, float("nan")), ValueError, "threshold must be a number"),
         (lambda a: dcfast.join(a, a, -9.0, max_pairs=5), ValueError, "more than max_pairs=5 pairs"),
+        (lambda a: dcfast.join(a, a, 0.5, max_pairs=-1), ValueError, "max_pairs must not be negative"),
+        (lambda a: dcfast.group_join(a, [0, 10], 0.5, max_pairs=-1), ValueError, "max_pairs must not be negative"),
         (lambda a: dcfast.group_join(a, [0, 5], 0.5), ValueError, "offsets must rise"),
+        (lambda a: dcfast.group_join(a, [0, 10], 0.5, metric=""), ValueError, "metric must be"),
+        (lambda a: dcfast.topk(a, a, 1, metric=""), ValueError, "metric must be"),
+        (lambda a: dcfast.assign(a, a.astype(np.float64)), TypeError, "centers must be float32"),
+        (lambda a: dcfast.join(a, a[0], 0.5), ValueError, "b must have shape"),
         (lambda a: dcfast.row_max(a, a, metric="l2", absolute=True), ValueError, "no meaning for 'l2'"),
     ],
 )

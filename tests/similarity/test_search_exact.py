@@ -183,6 +183,14 @@ def test_lengths_at_both_ends_of_floats() -> None:
     assert np.array_equal(cos.scores, best_by_lanes(x, x, 4, "cos")[0])
 
 
+def test_squares_that_are_no_floats_match() -> None:
+    x = np.array([[1e20, 0], [1e25, 1], [3, 4]], np.float32)
+    found = dcfast.topk(x, x, 3, metric="l2")
+    assert found.indices[:, 0].tolist() == [0, 1, 2]
+    assert np.array_equal(np.sort(found.indices, axis=1), [[0, 1, 2]] * 3)
+    assert dcfast.join(x, x, 1.0, metric="l2").ib.tolist() == [0, 1, 2]
+
+
 def test_prepared_once_and_used_by_threads() -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -19,6 +19,7 @@ constexpr double kRoom = 0.95 * 2147483648.0;  // of a sum of products, with wha
 constexpr double kLog2e = 1.4426950408889634;
 constexpr double kHeadroom = 100;  // largest exponent of 2 of an exponential: sums of 2^26 of them are floats
 constexpr float kNothing = -1e9F;
+constexpr double kFloatRounding = 1.0 / (1 << 24);
 
 std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -114,6 +115,7 @@ struct Offsets {
   std::vector<float> rows;     // less the shift
   std::vector<float> columns;  // a multiple of kTileColumns of them, very low where there is no column
   double shift = 0;            // a whole power of 2
+  double error = 0;            // of a row's and a column's together by their rounding to float, in natural logarithms
 };
 
 Offsets measure_offsets(const Side& x, const Side& y, std::size_t n, double power, ExpSums& sums, unsigned threads,
@@ -132,14 +134,18 @@ Offsets measure_offsets(const Side& x, const Side& y, std::size_t n, double powe
       for (std::size_t k = 0; k < d; ++k) sums.diagonal[i] += static_cast<double>(row[k]) * static_cast<double>(column[k]);
     }
   }, poll);
-  Offsets offsets{std::vector<float>(n), std::vector<float>(ceil_div(n, kTileColumns) * kTileColumns, kNothing), 0};
+  Offsets offsets{std::vector<float>(n), std::vector<float>(ceil_div(n, kTileColumns) * kTileColumns, kNothing), 0, 0};
   // No exponent is above this one, by Cauchy and Schwarz.
   const double bound = std::abs(power) * x.norm * y.norm + *std::ranges::max_element(of_rows) + *std::ranges::max_element(of_columns);
   offsets.shift = std::ceil(std::max(bound - kHeadroom, 0.0));
+  double row = 0, column = 0;
   for (std::size_t i = 0; i < n; ++i) {
+    row = std::max(row, std::abs(of_rows[i] - offsets.shift));
+    column = std::max(column, std::abs(of_columns[i]));
     offsets.rows[i] = static_cast<float>(of_rows[i] - offsets.shift);
     offsets.columns[i] = static_cast<float>(of_columns[i]);
   }
+  offsets.error = kFloatRounding * (row + column) / kLog2e;
   return offsets;
 }
 
@@ -165,7 +171,8 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
   const Offsets offsets = measure_offsets(rows, columns, n, power, sums, threads, poll);
   for (double& own : sums.diagonal) own *= scale;
   sums.shift = offsets.shift / kLog2e;
-  sums.error = std::abs(scale) / std::sqrt(12.0) * std::hypot(columns.norm / rows.scale, rows.norm / columns.scale);
+  const double of_grids = std::abs(scale) / std::sqrt(12.0) * std::hypot(columns.norm / rows.scale, rows.norm / columns.scale);
+  sums.error = std::hypot(of_grids, offsets.error);
 
   auto* add_sums = add_strip;
 #ifdef DCFAST_HAVE_AVX2

@@ -16,7 +16,7 @@ struct ExpSums {
   std::vector<double> columns;
   std::vector<double> diagonal;
   double shift = 0;  // taken off every z_ij, so that no exponential overflows
-  double error = 0;  // standard deviation of the rounding of one z_ij, off the diagonal
+  double error = 0;  // standard deviation of the rounding of one z_ij, off the diagonal; of a common mean's share at most
 };
 
 /// x, y: (n, d), row by row, finite. The products off the diagonal are of vectors less their mean, rounded to 16 bits, and

@@ -6,7 +6,6 @@ namespace dcfast {
 namespace {
 
 constexpr std::size_t kLarge = 1 << 14;  // groups of more rows have all threads, one after the other
-constexpr std::uint64_t kUnbounded = ~std::uint64_t{0};
 
 EmbeddingRows part_of(const EmbeddingRows& rows, std::uint64_t begin, std::uint64_t end) {
   return {rows.row(begin), end - begin, rows.width, rows.stride, rows.kind};
@@ -24,9 +23,7 @@ ScoredPairs group_search(const EmbeddingRows& rows, std::span<const std::uint64_
     const EmbeddingRows part = part_of(rows, offsets[g], offsets[g + 1]);
     const PackedDatabase packed(part, group_threads, check);
     const SearchTask task{part, &packed, metric, false, false, 0, 0, group_threads};
-    const std::uint64_t before = total.load(std::memory_order_relaxed);
-    found[g] = join_search(task, threshold, true, before > max_pairs ? 0 : max_pairs == kUnbounded ? kUnbounded : max_pairs - before, check);
-    total.fetch_add(found[g].found, std::memory_order_relaxed);
+    found[g] = join_search(task, threshold, true, max_pairs, check, &total);
   };
   for (std::size_t g = 0; g < groups; ++g) {
     if (offsets[g + 1] - offsets[g] > kLarge) join_group(g, threads, poll);

@@ -17,6 +17,9 @@ struct Pair {
 
 /// A key that every row reaches whose score reaches the threshold.
 float key_of(const BlockScan& scan, Metric metric, std::size_t r, float threshold) {
+  // no distance is so low; no score is so high but of rows that are longer than any float that is encoded
+  if (metric == Metric::l2 && threshold == -kInfinite) return kInfinite;
+  if (metric != Metric::l2 && threshold == kInfinite) return 1e30F;
   const double key = metric == Metric::l2 ? scan.row_scales.square[r] - static_cast<double>(threshold) : static_cast<double>(threshold);
   const double floor = key - kFloatLoss * (std::abs(static_cast<double>(threshold)) + scan.row_scales.square[r]);
   if (std::isnan(floor)) return -kInfinite;
@@ -82,10 +85,12 @@ class Join {
 
 }  // namespace
 
-ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std::uint64_t max_pairs, const Poll& poll) {
+ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std::uint64_t max_pairs, const Poll& poll,
+                        std::atomic<std::uint64_t>* counted) {
   const std::size_t rows = rows_a_block(task), blocks = (task.queries.count + rows - 1) / rows;
   std::vector<std::vector<Pair>> pairs_of_block(blocks);
-  std::atomic<std::uint64_t> total{0};
+  std::atomic<std::uint64_t> own{0};
+  std::atomic<std::uint64_t>& total = counted != nullptr ? *counted : own;
   std::atomic<bool> is_full{false};
   LazyScales scales(task);
   parallel_for(blocks, task.threads, [&](std::size_t block, const Poll& check) {
@@ -125,9 +130,11 @@ ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std
   out.found = total.load();
   out.is_full = is_full.load();
   if (out.is_full) return out;
-  out.ia.reserve(out.found);
-  out.ib.reserve(out.found);
-  out.scores.reserve(out.found);
+  std::size_t count = 0;
+  for (const std::vector<Pair>& pairs : pairs_of_block) count += pairs.size();
+  out.ia.reserve(count);
+  out.ib.reserve(count);
+  out.scores.reserve(count);
   for (std::size_t block = 0; block < blocks; ++block) {
     for (const Pair& pair : pairs_of_block[block]) {
       out.ia.push_back(static_cast<std::int64_t>(block * rows + pair.row));

@@ -1,6 +1,7 @@
 // All pairs of a query and a row of a database whose score reaches a threshold.
 #pragma once
 
+#include <atomic>
 #include <span>
 
 #include "core/similarity/search_task.hpp"
@@ -17,8 +18,10 @@ struct ScoredPairs {
 
 /// All pairs with score >= threshold ("l2": squared distance <= threshold); upper: only those of a lower index with a higher
 /// one (by query_base and database_base). Exact, the same for any number of threads. Invalid rows match nothing.
+/// counted: pairs of several searches at a time, which max_pairs bounds together.
 /// Memory: 20 bytes a pair, twice that while they are put together, and 1 MB a thread.
-ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std::uint64_t max_pairs, const Poll& poll = {});
+ScoredPairs join_search(const SearchTask& task, float threshold, bool upper, std::uint64_t max_pairs, const Poll& poll = {},
+                        std::atomic<std::uint64_t>* counted = nullptr);
 
 /// out[i]: whether query i has such a pair. A query that has one is not looked at further, where codes can tell.
 void any_search(const SearchTask& task, float threshold, std::span<std::uint8_t> out, const Poll& poll = {});

@@ -8,13 +8,14 @@
 namespace dcfast {
 namespace {
 
-// Products of wide codes are added up in 32 bits: by Cauchy and Schwarz no sum, of all or some elements, is above the
+// Products of codes are added up in 32 bits: by Cauchy and Schwarz no sum, of all or some elements, is above the
 // product of the lengths, so that lengths below sqrt(2^31) cannot overflow. Rounding lengthens by sqrt(width) / 2.
 constexpr double kWideLength = 46340.0;
 constexpr double kWideLargest = 32767.0;
 // Narrow: two products of a query's byte (0 to 127) and a column's (-127 to 127) fit 16 bits; so does the sum over the 32
 // elements of a chunk that go into one 16-bit lane, by the same argument, where the two parts' lengths are at most 127
-// and 255. Rounding lengthens a part by sqrt(32) / 2 < 3.
+// and 255. Rounding lengthens a part by sqrt(32) / 2 < 3. The sum over all chunks is in 32 bits: from a million columns on
+// the bound above is the stricter one. What the offset of the queries adds on the way may wrap: it is taken off again.
 constexpr double kQueryLargest = 63.0, kQueryPart = 127.0 - 3.0;
 constexpr double kColumnLargest = 127.0, kColumnPart = 255.0 - 3.0;
 // Beyond these a scale or a score might leave the range of floats.
@@ -24,12 +25,11 @@ std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / 
 
 double scale_for(const double* x, std::size_t width, double norm, Side side, CodeWidth code_width) {
   const RowShape shape = select_kernels().shape(x, width);
-  if (code_width == CodeWidth::wide) {
-    return std::min((kWideLength - 1 - std::sqrt(static_cast<double>(width)) / 2) / norm, kWideLargest / shape.largest);
-  }
+  const double of_all = (kWideLength - 1 - std::sqrt(static_cast<double>(width)) / 2) / norm;
+  if (code_width == CodeWidth::wide) return std::min(of_all, kWideLargest / shape.largest);
   const bool is_query = side == Side::queries;
-  return std::min((is_query ? kQueryPart : kColumnPart) / std::sqrt(shape.longest_part),
-                  (is_query ? kQueryLargest : kColumnLargest) / shape.largest);
+  return std::min({of_all, (is_query ? kQueryPart : kColumnPart) / std::sqrt(shape.longest_part),
+                   (is_query ? kQueryLargest : kColumnLargest) / shape.largest});
 }
 
 struct Buffers {

@@ -27,8 +27,9 @@ struct ColumnScales {
       const bool usable = columns.state[c] == RowState::usable || (columns.state[c] == RowState::zero && metric != Metric::cos);
       if (c % kStrip == 0) strips.emplace_back();
       Bounds& strip = strips.back();
-      // -infinity is below every threshold but -infinity: those that look at hits ask for `usable`, too
-      bias[c] = !usable ? -kInfinite : metric == Metric::l2 ? -static_cast<float>(norm * norm) : 0;
+      // -infinity is below every threshold but -infinity, and the mark of rows that are not usable: of rows so long that
+      // their square is no float nothing is known anyway (`error` is infinite)
+      bias[c] = !usable ? -kInfinite : metric == Metric::l2 ? -static_cast<float>(std::min(norm * norm, 1e38)) : 0;
       if (!usable) continue;
       const double unit = metric == Metric::cos ? 1 / norm : 1;
       scale[c] = std::isfinite(columns.error[c]) ? static_cast<float>(columns.scale[c] * unit) : 0;

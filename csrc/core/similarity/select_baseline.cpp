@@ -8,9 +8,10 @@
 namespace dcfast::baseline {
 namespace {
 
-/// products[16 r + c] of four rows and a column panel of narrow codes or wide ones
+/// products[16 r + c] of four rows and a column panel of narrow codes or wide ones, modulo 2^32: those of narrow codes
+/// have the queries' offset in them, and are below 2^31 without it
 template <bool narrow>
-void multiply(const std::byte* rows, const std::byte* columns, std::size_t steps, std::int32_t* products) {
+void multiply(const std::byte* rows, const std::byte* columns, std::size_t steps, std::uint32_t* products) {
   for (std::size_t i = 0; i < kRowPanel * kColumnPanel; ++i) products[i] = 0;
   for (std::size_t step = 0; step < steps; ++step, rows += 4 * kRowPanel, columns += 4 * kColumnPanel) {
     // each chunk begins with the sums that the offset of the queries brings in: taken from column_sums here
@@ -29,7 +30,7 @@ void multiply(const std::byte* rows, const std::byte* columns, std::size_t steps
           __builtin_memcpy(right, columns + 4 * c, 4);
           sum = left[0] * right[0] + left[1] * right[1];
         }
-        products[kColumnPanel * r + c] += sum;
+        products[kColumnPanel * r + c] += static_cast<std::uint32_t>(sum);
       }
     }
   }
@@ -37,7 +38,7 @@ void multiply(const std::byte* rows, const std::byte* columns, std::size_t steps
 
 #ifdef __SSSE3__
 template <>
-void multiply<false>(const std::byte* rows, const std::byte* columns, std::size_t steps, std::int32_t* products) {
+void multiply<false>(const std::byte* rows, const std::byte* columns, std::size_t steps, std::uint32_t* products) {
   for (std::size_t r = 0; r < kRowPanel; r += 2) {
     __m128i sums[2][4] = {};
     for (std::size_t step = 0; step < steps; ++step) {
@@ -66,15 +67,15 @@ std::size_t strip(const Strip& s) {
   const std::size_t panel_bytes = 4 * kColumnPanel * (narrow ? s.steps + s.steps / kChunkQuads : s.steps);
   for (std::size_t p = 0; p < s.column_panels; ++p) {
     for (std::size_t panel = 0; panel < s.row_panels; ++panel) {
-      std::int32_t products[kRowPanel * kColumnPanel];
+      std::uint32_t products[kRowPanel * kColumnPanel];
       multiply<narrow>(s.queries + panel * 4 * kRowPanel * s.steps, s.columns + p * panel_bytes, s.steps, products);
       for (std::size_t r = 0; r < kRowPanel; ++r) {
         const std::size_t row = panel * kRowPanel + r;
         for (std::size_t c = 0; c < kColumnPanel; ++c) {
           const std::size_t column = p * kColumnPanel + c;
-          std::int32_t product = products[kColumnPanel * r + c];
-          if (narrow) product -= kQueryOffset * s.column_sums[column];
-          float value = static_cast<float>(product) * s.column_scale[column] * s.row_scale[row] + s.column_bias[column];
+          std::uint32_t product = products[kColumnPanel * r + c];
+          if (narrow) product -= static_cast<std::uint32_t>(kQueryOffset) * static_cast<std::uint32_t>(s.column_sums[column]);
+          float value = static_cast<float>(static_cast<std::int32_t>(product)) * s.column_scale[column] * s.row_scale[row] + s.column_bias[column];
           if (s.magnitudes) value = __builtin_fabsf(value);
           if (!(value < s.threshold[row])) {
             s.hits[found++] = {static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(column), value};

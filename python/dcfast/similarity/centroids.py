@@ -221,6 +221,7 @@ def kmeans(
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1; got {iterations}")
     blocks = [points] if isinstance(points, np.ndarray) else list(points)
+    blocks = [block for block in blocks if np.shape(block)[:1] != (0,)]
     for block in blocks:
         check_points(block, blocks[0])
     centroids = initial_centroids(blocks, k, seed=seed)

@@ -4,7 +4,8 @@ Rows become integer codes of 8 bits, of 16 where these are too coarse; their pro
 come, tell which pairs can matter, and those are scored exactly (csrc/core/similarity).
 
 Memory: a ``Database`` (see there) or, of one that is not kept, a block of 256 MiB of rows and its codes; a block of
-queries of 64 MiB (256 MiB where the queries are in the outer loop); 33 MB a thread; and the result.
+queries of 64 MiB (256 MiB where the queries are in the outer loop); 33 MB a thread, or 256 bytes times k where that is
+more; and the result, of pairs twice while they are made.
 """
 
 from __future__ import annotations

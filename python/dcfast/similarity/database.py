@@ -9,9 +9,10 @@ from dcfast._core import similarity as core_similarity
 from dcfast.similarity.operands import Invalid, Metric, Rows, RowsLike, as_rows, check_invalid, check_metric, refuse_row
 
 BLOCK_BYTES = 256 << 20
-"""Of rows, as given, that are packed together."""
+"""Of rows, as given, that are packed together, and of their codes."""
 KEPT_BYTES = 2 << 30
 """Of codes, and of rows that had to be read, that a database keeps; of a larger one a block at a time is at hand."""
+_CODED, _CODED_BYTES = 64, 68  # numbers that are coded together, and what that takes
 _PER_ROW = 32  # scale, error, length and the like, in bytes
 
 
@@ -25,9 +26,9 @@ class Database:
     Raises:
         TypeError, ValueError: as of ``topk``.
 
-    Memory: codes of 17/16 bytes a number and 32 bytes a row, made by the first search on the CPU and kept where they
-    fit in 2 GiB; twice as much more for data that 8 bits are too coarse for. Blocks are read once and kept where they
-    fit, too. May be used by several threads at a time.
+    Memory: codes of 68 bytes for each 64 numbers of a row, begun ones included, and 32 bytes a row, made by the first
+    search on the CPU and kept where they fit in 2 GiB; twice as much more for data that 8 bits are too coarse for.
+    Blocks are read once and kept where they fit, too. May be used by several threads at a time.
     """
 
     def __init__(self, array: RowsLike, metric: Metric = "ip", *, invalid: Invalid = "raise") -> None:
@@ -44,9 +45,13 @@ class Database:
     @property
     def is_kept(self) -> bool:
         """Whether what is prepared fits in ``KEPT_BYTES``."""
-        codes = self.rows.count * (self.rows.width * 17 // 16 + _PER_ROW)
+        codes = self.rows.count * self._coded_bytes
         read = 0 if self.rows.in_memory else self.rows.count * self.rows.row_bytes
         return codes + read <= KEPT_BYTES
+
+    @property
+    def _coded_bytes(self) -> int:
+        return -(-self.rows.width // _CODED) * _CODED_BYTES + _PER_ROW
 
     def packed(self, threads: int, *, skips: bool) -> Iterator[tuple[int, core_similarity.PackedDatabase]]:
         """(first row, block) of each block in order, prepared when first asked for; ValueError for an invalid row."""
@@ -62,7 +67,7 @@ class Database:
             yield begin, block
 
     def _blocks(self, threads: int, skips: bool) -> Iterator[tuple[int, core_similarity.PackedDatabase]]:
-        step = max(1, BLOCK_BYTES // self.rows.row_bytes)
+        step = max(1, BLOCK_BYTES // max(self.rows.row_bytes, self._coded_bytes))
         for begin in range(0, self.rows.count, step):
             array = self.rows.read(begin, min(self.rows.count, begin + step))
             block = core_similarity.PackedDatabase(array, self.rows.kind, threads)
@@ -82,8 +87,9 @@ class Database:
 def as_database(values: RowsLike | Database, metric: Metric | None, name: str, invalid: Invalid) -> Database:
     """A database, prepared or not; ValueError where a prepared one has another metric than asked for."""
     if not isinstance(values, Database):
-        made = Database(values, metric or "ip", invalid=invalid)
-        made.rows = as_rows(values, name)
+        rows = as_rows(values, name)  # first: its errors name the argument
+        made = Database(values, "ip" if metric is None else metric, invalid=invalid)
+        made.rows = rows
         return made
     if metric is not None and check_metric(metric) != values.metric:
         raise ValueError(

@@ -25,7 +25,7 @@ from dcfast.similarity.operands import (
 )
 
 MAX_PAIRS = 1 << 26
-"""Pairs a join gives at most where nothing else is asked for: 20 bytes each, 1.3 GB."""
+"""Pairs a join gives at most where nothing else is asked for: 20 bytes each, 1.3 GB, and 40 while they are made."""
 
 
 class Pairs(NamedTuple):
@@ -41,6 +41,13 @@ def _threshold(threshold: float) -> np.float32:
     if np.isnan(value):
         raise ValueError(f"threshold must be a number; got {threshold!r}: give a score")
     return value
+
+
+def _most(max_pairs: int) -> int:
+    bound = integer(max_pairs, "max_pairs")
+    if bound < 0:
+        raise ValueError(f"max_pairs must not be negative; got {max_pairs}: pass how many pairs there may be")
+    return bound
 
 
 def join(
@@ -63,7 +70,7 @@ def join(
         b: (m, d), or a ``Database``.
         threshold: compared as float32 with the float32 score.
         exclude_self: a and b are one set: pairs of a row with itself are left out (each other pair comes twice).
-        max_pairs: more are an error.
+        max_pairs: more are an error. A pair takes 20 bytes, and 40 while pairs are made.
         metric, invalid, device, threads, progress: as of ``topk``.
     Returns:
         ``Pairs(ia, ib, scores)``: int64, int64, float32, sorted by ``ia``, then ``ib``.
@@ -72,7 +79,7 @@ def join(
     """
     left, right = as_rows(a, "a"), as_database(b, metric, "b", invalid)
     check_sides(left, right.rows)
-    skips, limit, bound = check_invalid(invalid), _threshold(threshold), integer(max_pairs, "max_pairs")
+    skips, limit, bound = check_invalid(invalid), _threshold(threshold), _most(max_pairs)
     threads = thread_count(threads)
     if devices := placed(device, left, right.rows):
         from dcfast.similarity import gpu
@@ -148,17 +155,13 @@ def group_join(
         raise ValueError(
             f"offsets must rise from 0 to the {rows.count} rows of x: give where each group begins, and the end"
         )
+    chosen, skips, most = check_metric("ip" if metric is None else metric), check_invalid(invalid), _most(max_pairs)
     if devices := placed(device, rows):
         from dcfast.similarity import gpu
 
-        found = gpu.group_join(
-            rows, bounds.astype(np.int64), float(_threshold(threshold)), check_metric(metric or "ip"),
-            integer(max_pairs, "max_pairs"), check_invalid(invalid), devices, progress,
-        )  # fmt: skip
-        return Pairs(*found)
-    options = cpu.GroupOptions(
-        check_metric(metric or "ip"), check_invalid(invalid), integer(max_pairs, "max_pairs"), thread_count(threads)
-    )
+        starts, limit = bounds.astype(np.int64), float(_threshold(threshold))
+        return Pairs(*gpu.group_join(rows, starts, limit, chosen, most, skips, devices, progress))
+    options = cpu.GroupOptions(chosen, skips, most, thread_count(threads))
     return _as_given(
         cpu.group_join(rows, bounds.astype(np.uint64), float(_threshold(threshold)), options, progress), rows
     )

@@ -72,7 +72,7 @@ def load_tile(block: Floats, device: str) -> torch.Tensor:
     """A copy of a block on a device: a memmap is read-only, which torch warns of."""
     import torch
 
-    return torch.from_numpy(np.array(block, copy=True)).to(device)
+    return torch.from_numpy(np.array(block, block.dtype.newbyteorder("="))).to(device)
 
 
 class NearestCentroids:

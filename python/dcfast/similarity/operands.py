@@ -78,7 +78,7 @@ class Rows:
         return self.width * ITEM_SIZE[self.kind]
 
     def read(self, begin: int, end: int) -> npt.NDArray[np.generic]:
-        """Rows [begin, end) as an array with contiguous rows; bfloat16 as uint16.
+        """Rows [begin, end) as an array with contiguous rows, in this machine's byte order; bfloat16 as uint16.
 
         Raises:
             ValueError: blocks gave another shape or dtype than they said.
@@ -93,15 +93,14 @@ class Rows:
                 )
             part = got.source
         array = np.asarray(part)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if (array.shape[1] > 1 and array.strides[1] != array.itemsize) or not array.flags.aligned:
-            array = np.ascontiguousarray(array)
+            array = np.array(array, order="C")  # a copy even where one row is contiguous, but not aligned
         return array
 
 
 def _kind(dtype: object, name: str) -> Kind:
-    text = str(dtype).removeprefix("torch.")
-    if isinstance(dtype, type):
-        text = np.dtype(dtype).name
+    text = np.dtype(dtype).name if isinstance(dtype, type | np.dtype) else str(dtype).removeprefix("torch.")
     if text not in KINDS:
         raise TypeError(
             f"{name} must be float32, float16, bfloat16 or int8; got {text}: convert it, for example to float32"
@@ -116,7 +115,8 @@ def as_rows(values: object, name: str) -> Rows:
         TypeError: no array, tensor or blocks; another dtype; on a device that is no CUDA device.
         ValueError: not two-dimensional, no columns.
     """
-    is_torch = type(values).__module__.partition(".")[0] == "torch" and hasattr(values, "untyped_storage")
+    classes = type(values).__mro__  # of a Parameter or another subclass, too
+    is_torch = any(c.__module__.partition(".")[0] == "torch" for c in classes) and hasattr(values, "untyped_storage")
     in_memory = True
     if is_torch:
         tensor = cast("torch.Tensor", values)
@@ -131,8 +131,7 @@ def as_rows(values: object, name: str) -> Rows:
             import torch
 
             return as_rows(torch.utils.dlpack.from_dlpack(values), name)
-        source = np.from_dlpack(values)  # type: ignore[arg-type]
-        kind = _kind(source.dtype.name, name)
+        kind, source = _from_dlpack(values, name)
     elif isinstance(values, Blocks):
         return _of(name, values, tuple(values.shape), _kind(values.dtype, name), False, False)
     else:
@@ -158,8 +157,24 @@ def _from_torch(tensor: torch.Tensor, name: str) -> tuple[Kind, npt.NDArray[np.g
     kind = _kind(tensor.dtype, name)
     if tensor.device.type != "cpu":
         raise TypeError(f"{name} is on {tensor.device}; pass {name}.cpu(), or give it on a CUDA device")
-    tensor = tensor.detach()
+    tensor = tensor.detach().as_subclass(torch.Tensor)
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()
+
+
+def _from_dlpack(values: _DLPack, name: str) -> tuple[Kind, npt.NDArray[np.generic]]:
+    try:
+        source = np.from_dlpack(values)  # type: ignore[arg-type]
+    except (RuntimeError, BufferError, TypeError) as unknown:  # bfloat16 is none of NumPy's
+        try:
+            import torch
+
+            return _from_torch(torch.utils.dlpack.from_dlpack(values), name)
+        except (ImportError, RuntimeError, BufferError) as error:
+            raise TypeError(
+                f"{name} cannot be read by DLPack ({unknown}): give a NumPy array or a torch tensor of float32, "
+                "float16, bfloat16 or int8"
+            ) from error
+    return _kind(source.dtype.name, name), source
 
 
 def check_sides(a: Rows, b: Rows) -> None:
