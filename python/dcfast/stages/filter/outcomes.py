@@ -51,19 +51,12 @@ from dcfast.rundir.layout import (
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ClusterCounts, FilterSummary, Models
-from dcfast.stages.filter import fates
+from dcfast.stages.filter import fates, sampled
 from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
-from dcfast.stages.filter.sampled import (
-    ASKED,
-    Candidates,
-    candidate_run,
-    check_sampling,
-    make_draw,
-    sampled_notes,
-)
+from dcfast.stages.filter.sampled import ASKED, Candidates, candidate_run, make_draw, sampled_notes
 from dcfast.stages.filter.score_columns import ScoreColumns, find_threshold
 from dcfast.stages.filter.scores import check_scores, make_scores
 from dcfast.stages.filter.subsets import write_metadata_subset
@@ -146,7 +139,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_needs()
     check_clusters(run, compiled)
     check_scores(run, compiled.scores)
-    check_sampling(run, compiled.sampling)
+    sampled.check_sampling(run, compiled.sampling)
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
