@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dcfast.filters import compile_filter
 from dcfast.report.facts import filter_parts
 from dcfast.report.facts.metadata_rows import examine, metadata_files
 from dcfast.report.facts.truth import truth_masks
@@ -14,7 +15,7 @@ from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.stages import teacher
-from dcfast.study.grid import LATER_FILTERS, STANDARD_FILTERS, parse_filters
+from dcfast.study.grid import LATER_FILTERS, STANDARD_FILTERS, Grid, parse_filters
 
 WORLD = {"rows": 120, "rows_per_shard": 60, "eval_scale": 0.05, "teacher_pairs": 40}
 
@@ -33,6 +34,16 @@ def _short_training(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_study_knows_them_by_name() -> None:
     assert parse_filters(list(LATER_FILTERS), world=True) == LATER_FILTERS
     assert not set(LATER_FILTERS) & set(STANDARD_FILTERS)
+
+
+@pytest.mark.parametrize("label", LATER_FILTERS)
+def test_each_compiles_as_a_cell_runs_it(label: str, tmp_path: Path) -> None:
+    settings = Settings(world=WORLD, scale="small", samples_seen=8192)
+    filters = parse_filters([label], world=True)
+    cell = Grid(filters=filters, scales=("small",), seeds=(7,), settings=settings).cell(tmp_path, "small", 7, label)
+    compiled = compile_filter(str(cell.settings.filter))
+    assert compiled.scores
+    assert ("total=8192, seed=7" in str(compiled)) == ("cap" in label)
 
 
 def test_all_of_them_in_the_world(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from dcfast.errors import PoolError
 from dcfast.filters import NUM_BINS, Quantile, QuantileSearch, numbers, parse_threshold, score_dtype, score_histogram
+from dcfast.filters.thresholds import rows_of_fraction
 from dcfast.storage.records import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,3 +192,9 @@ def test_a_search_is_the_same_argument_of_pieces_as_ever() -> None:
         **{"fraction": 0.3, "dtype": "float32", "prefix": [], "num_rows": -1},
         **{"keeps_all": False, "rank": 0, "expected": -1},
     }
+
+
+@pytest.mark.parametrize(("rows", "fraction"), [(100, 0.29), (100, 0.3), (7, 0.5), (3, 1.0), (1, 0.01), (0, 0.5)])
+def test_rows_of_a_fraction_are_those_a_threshold_keeps(rows: int, fraction: float) -> None:
+    scores = np.arange(rows, dtype=np.float16)
+    assert rows_of_fraction(rows, fraction) == np.count_nonzero(scores >= search(scores, fraction).threshold)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from dcfast.filters import semantic
@@ -70,10 +72,21 @@ def test_sizes_solve_the_quadratic_programme(clusters: list[tuple[float, int]], 
     assert np.abs(got - slow_sizes(complexity, sizes, total, tau)).max() < 1 + 1e-6
 
 
-def test_complexity_is_of_the_nearest_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tile", [1, 3, 1024])
+def test_complexity_is_of_the_nearest_others(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic, "NEIGHBOURS", 2)
+    monkeypatch.setattr(semantic, "_CENTROIDS", tile)
     centroids = unit(np.random.default_rng(0).normal(size=(5, 3)))
     distances = 1 - centroids @ centroids.T
     expected = [np.sort(np.delete(distances[i], i))[:2].mean() * (i + 1) for i in range(5)]
     assert np.allclose(cluster_complexity(np.arange(1.0, 6.0), centroids), expected)
     assert cluster_complexity(np.array([0.3]), centroids[:1]).tolist() == [0.0]
+
+
+def test_complexity_takes_memory_in_tiles() -> None:
+    centroids = np.random.default_rng(0).normal(size=(3_000, 4)).astype(np.float32)
+    tracemalloc.start()
+    cluster_complexity(np.ones(3_000), centroids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 << 20  # 8 k^2 are 72 MB

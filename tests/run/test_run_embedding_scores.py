@@ -171,6 +171,18 @@ def test_a_fraction_within_another(pool: Path, tmp_path: Path, target: str) -> N
     assert kept(tmp_path / "run") == best(np.where(votes >= limit, second, np.nan), 0.2)
 
 
+def test_first_may_ask_for_more_rows_than_have_a_score(pool: Path, tmp_path: Path) -> None:
+    uids = [uid_of(i) for i in range(COUNT // 2)]
+    np.savez(tmp_path / "half.npz", uid=uids, score=np.arange(len(uids), dtype=np.float32))
+    text = f'within(score("{tmp_path}/half.npz"), column(votes), first=0.8, fraction=0.2)'
+    notes = filtered(pool, tmp_path / "run", text).notes
+    assert not kept(tmp_path / "run")
+    assert [
+        n for n in notes if "first=0.8 asks for more rows than have" in n and "30 of 60" in n and "give a lower" in n
+    ]
+    assert not [n for n in notes if "the fraction 0.2 asks for" in n]
+
+
 def ranks(scores: np.ndarray) -> np.ndarray:
     known = scores[~np.isnan(scores)]
     middle = [(np.sum(known < x) + np.sum(known <= x) - 1) / 2 for x in scores]
@@ -211,7 +223,7 @@ def test_semdedup_and_density(pool: Path, tmp_path: Path) -> None:
     known = np.flatnonzero((distances < 2) & ~np.isnan(distances))
     assert all(np.abs(others[i] - (1 - distances[i])).min() < 2e-3 for i in known)
     filtered(pool, tmp_path / "run", "density(l14, clusters=5, fraction=0.5)", overwrite=True)
-    assert len(kept(tmp_path / "run")) == COUNT // 2
+    assert len(kept(tmp_path / "run")) == COUNT // 2 + 1  # as of any other fraction
     filtered(pool, tmp_path / "run", "density(l14, clusters=5, total=11, tau=0.1)", overwrite=True)
     assert len(kept(tmp_path / "run")) == 11
 

@@ -191,6 +191,20 @@ def test_the_best_of_a_uids_rows_counts() -> None:
             "are 124 copies; give a total=",
         ),
         ([*range(COUNT), *MISSING], "", "soft_cap=0.15, total=200", FilterError, "a draw of 100,000.* like draw=1"),
+        (
+            [*range(COUNT)],
+            "",
+            "soft_cap=0.15, draw=9, total=640001",
+            FilterError,
+            "64 rows, .* 640,000 copies; give a",
+        ),
+        (
+            [*range(COUNT), *MISSING],
+            "",
+            "soft_cap=0.15, draw=9, total=630000",
+            FilterError,
+            "62 uids .* 620,000 copies",
+        ),
         ([*range(COUNT), *MISSING], "", "hard_cap=9, total=9, temperature=1e-9", FilterError, "give a higher temp"),
     ],
 )

@@ -120,6 +120,14 @@ def _joined(digits: Sequence[int]) -> int:
     return number
 
 
+def rows_of_fraction(rows: int, fraction: float) -> int:
+    """How many of ``rows`` a threshold of the top fraction keeps, where all have scores and none are equal.
+
+    The score at index int(n * fraction) is kept itself, so 0.29 of 100 rows are 29, as 100 * 0.29 is 28.999...
+    """
+    return min(rows, int(rows * fraction) + 1)
+
+
 def parse_threshold(value: float | str) -> float:
     """A threshold as it travels in JSON: a number, or the text that ``QuantileSearch.threshold_text`` gives."""
     return float.fromhex(value) if isinstance(value, str) else float(value)

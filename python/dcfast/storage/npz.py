@@ -256,7 +256,12 @@ def npz_arrays(path: StrPath) -> dict[str, Array]:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with _member(archive, name) as member:
-                    arrays[name.removesuffix(".npy")] = _read_header(member, name, path)
+                    array = _read_header(member, name, path)
+                    size, given = member.tell() + array.row_bytes * math.prod(array.shape[:1]), archive.getinfo(name)
+                if size > given.file_size:  # what counts on the shape would take it for any number of rows
+                    got = f"{given.file_size:,} of {size:,} bytes"
+                    raise CorruptDataError(f"{path}, {name} is cut off: {got}; write it again", path=path)
+                arrays[name.removesuffix(".npy")] = array
     return arrays
 
 

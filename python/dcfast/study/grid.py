@@ -114,7 +114,7 @@ def _filled(expression: str, seed: int, settings: Settings) -> str:
 
 
 def _names_duplicates(expression: str) -> bool:
-    return DUPLICATE in compile_filter(expression.replace("{seed}", "0"), run_code=False).uid_sets
+    return DUPLICATE in compile_filter(_filled(expression, 0, Settings()), run_code=False).uid_sets
 
 
 def _scale_folder(out: Path, name: str) -> Path:

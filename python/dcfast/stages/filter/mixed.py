@@ -32,11 +32,13 @@ from dcfast.uids.sets import RECORD_DTYPE, UID_DTYPE, merge_runs, open_records, 
 
 
 def check_column(run: Run, source: ArrayScore) -> None:
-    """PoolError: the first metadata file has no such array beside it, or another than a number a row."""
-    path = sibling_npz(run.pool.metadata[0])
-    if not os.path.isfile(path):
-        raise PoolError(f"filter {source.key} needs {source.name} in {path}, which is not there; download the npz")
-    _check_array(path, source.name, count_metadata_rows(run.pool.metadata[0]))
+    """PoolError: a metadata file has no npz, or the first no such array in it, or another than a number a row."""
+    for number, metadata in enumerate(run.pool.metadata):
+        path = sibling_npz(metadata)
+        if not os.path.isfile(path):
+            raise PoolError(f"filter {source.key} needs {source.name} in {path}, which is not there; download the npz")
+        if number == 0:  # of the others, perhaps thousands, each piece looks at its own
+            _check_array(path, source.name, count_metadata_rows(metadata))
 
 
 def _check_array(path: str | Path, name: str, rows: int) -> None:
@@ -186,7 +188,14 @@ def make_within(run: Run, do: Do, source: WithinScore, made: Mapping[str, ScoreC
         )(key=source.key, files=files, first=first.key, threshold=search.threshold_text, second=second.key)
         for group, (_, files) in enumerate(run.metadata_groups())
     )
-    return ScoreColumns.of(source, "float64", stats)
+    more = []
+    if search.missing_scores:
+        have = made[first.key]
+        more.append(
+            f"{source.key}: first={source.first!r} asks for more rows than have {first.key}, {have.scored:,} of "
+            f"{have.rows:,}, so no row is within; give a lower first="
+        )
+    return ScoreColumns.of(source, "float64", stats, more)
 
 
 def _sorted_part(run: Run, do: Do, columns: ScoreColumns) -> str:

@@ -51,7 +51,7 @@ from dcfast.rundir.layout import (
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ClusterCounts, FilterSummary, Models
-from dcfast.stages.filter import fates
+from dcfast.stages.filter import fates, sampled
 from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
@@ -139,6 +139,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_needs()
     check_clusters(run, compiled)
     check_scores(run, compiled.scores)
+    sampled.check_sampling(run, compiled.sampling)
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
@@ -380,7 +381,8 @@ def _thresholds(
         search = _search_threshold(run, do, text, number, quantile, by_key.get(quantile.column))
         exact[quantile.key] = search.threshold_text
         shown[quantile.key] = repr(search.threshold)
-        if search.missing_scores:
+        columns = by_key.get(quantile.column)
+        if search.missing_scores and (columns is None or columns.scored):  # else the notes say that none has a score
             notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
     return exact, shown
 

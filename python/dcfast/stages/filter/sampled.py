@@ -22,9 +22,11 @@ from dcfast.engine.piece import piece
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter, draw_copies
 from dcfast.filters.rules import Numbers
-from dcfast.filters.sampling import MOST_SPREAD, Sampling
+from dcfast.filters.sampling import MOST_MEAN_COPIES, MOST_SPREAD, Sampling
 from dcfast.filters.thresholds import key_values, order_keys
+from dcfast.index.metadata import count_metadata_rows
 from dcfast.rundir.layout import CODE_SHIFT, MERGE_BYTES, METADATA_SUBSET, OUTCOMES
+from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, SampledCopies
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import write_npy
@@ -150,16 +152,31 @@ def _check(sampling: Sampling, records: npt.NDArray[np.void], scores: npt.NDArra
             f"(the first: {uid_format(uid, as_list=True)[0]}); pass rows with a score alone: "
             f"{sampling.source.key.removesuffix(')')}, fraction=1.0) & sample(...), and write no infinite ones"
         )
-    if sampling.hard_cap is not None and sampling.total > sampling.hard_cap * count:
+    _check_count(sampling, f"{count:,} uids pass the rest of the filter", count)
+
+
+def _check_count(sampling: Sampling, found: str, count: int) -> None:
+    """FilterError where of ``count`` uids, which ``found`` tells of, not as many can be drawn."""
+    soft, text = sampling.hard_cap is None, sampling.text
+    most = MOST_MEAN_COPIES if sampling.hard_cap is None else sampling.hard_cap
+    if sampling.total > most * count:
+        each = f"{most:,} times each on average" if soft else f"{most} times each"
         raise FilterError(
-            f"filter {text}: {count:,} uids pass the rest of the filter, which at most {sampling.hard_cap} times each "
-            f"are {sampling.hard_cap * count:,} copies; give a total= of at most that, or a larger hard_cap="
+            f"filter {text}: {found}, which at most {each} are {most * count:,} copies; give a total= of at most that"
+            f"{'' if soft else ', or a larger hard_cap='}"
         )
-    if sampling.soft_cap is not None and min(sampling.draw, sampling.total) > count:
+    if soft and min(sampling.draw, sampling.total) > count:
         raise FilterError(
-            f"filter {text}: {count:,} uids pass the rest of the filter, fewer than a draw of {sampling.draw:,}, in "
-            f"which each comes at most once; give a smaller one, like draw={max(1, count // 100)}"
+            f"filter {text}: {found}, fewer than a draw of {sampling.draw:,}, in which each comes at most once; give a "
+            f"smaller one, like draw={max(1, count // 100)}"
         )
+
+
+def check_sampling(run: Run, sampling: Sampling | None) -> None:
+    """FilterError, before any work, where all rows of the metadata would be too few, whatever else the filter asks."""
+    if sampling is not None:
+        rows = sum(map(count_metadata_rows, run.pool.metadata))
+        _check_count(sampling, f"the metadata has {rows:,} rows", rows)
 
 
 def _repeated(records: npt.NDArray[np.void], copies: npt.NDArray[np.uint32]) -> Iterator[npt.NDArray[np.void]]:

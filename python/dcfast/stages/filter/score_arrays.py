@@ -18,6 +18,7 @@ from dcfast.errors import PoolError
 from dcfast.filters.rules import Numbers
 from dcfast.filters.score_sources import ScoreFile
 from dcfast.index.metadata import count_metadata_rows
+from dcfast.index.pool import list_parquet
 from dcfast.rundir.layout import score_name, score_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
@@ -36,12 +37,20 @@ def is_array_file(path: str) -> bool:
 
 
 def is_by_row(file: ScoreFile) -> bool:
-    """Whether a score file is a folder of NumPy files, in the order of the metadata's rows."""
+    """Whether a score file is a folder of NumPy files, in the order of the metadata's rows.
+
+    PoolError: there are parquet files in it too, so that one kind would be left out.
+    """
     root = absolute(file.path)
     if not os.path.isdir(root):
         return False
-    names = os.listdir(root)
-    return any(map(is_array_file, names)) and not any(name.endswith(".parquet") for name in names)
+    arrays, tables = sorted(filter(is_array_file, os.listdir(root))), list_parquet(root)
+    if arrays and tables:
+        raise PoolError(
+            f"score folder {root} has NumPy files ({arrays[0]}) and parquet files ({tables[0]}): expected one kind; "
+            "give a folder with one of them, or name one file (a column of the metadata is column(NAME))"
+        )
+    return bool(arrays)
 
 
 def _refuse(path: str, column: str, found: str) -> PoolError:
@@ -115,35 +124,51 @@ def _batches(path: str, column: str) -> Iterator[tuple[npt.NDArray[np.void], npt
 
 
 def _row_file(folder: str, metadata: str) -> str:
-    """The NumPy file of a metadata file's scores. PoolError: there is none."""
+    """The NumPy file of a metadata file's scores. PoolError: there is none, or there are two."""
     paths = [os.path.join(folder, Path(metadata).stem + suffix) for suffix in SUFFIXES]
-    found = next((path for path in paths if os.path.isfile(path)), None)
-    if found is None:
+    found = [path for path in paths if os.path.isfile(path)]
+    if not found:
         raise PoolError(
             f"score folder {folder} has no {Path(metadata).stem}.npy or .npz, the scores of the rows of "
             f"{Path(metadata).name}: it is of another pool; write one a metadata file"
         )
-    return found
+    if len(found) > 1:
+        names = " and ".join(map(os.path.basename, found))
+        raise PoolError(f"score folder {folder}: expected one of {names}; remove one")
+    return found[0]
+
+
+def _check_rows(path: str, column: str, rows: int) -> None:
+    """By the headers alone: a file of a few kilobytes may grow to gigabytes. PoolError: they are not a float a row."""
+    if path.endswith(".npz"):
+        arrays = npz_arrays(path)
+        if column not in arrays:
+            raise PoolError(
+                f"score file {path} has no array {column!r} ({', '.join(arrays) or 'none'}); name the scores by "
+                "column=NAME"
+            )
+        array = arrays[column]
+    else:
+        mapped = load_array(path, mmap=True)
+        array = Array(mapped.shape, mapped.dtype)
+    if array.shape != (rows,) or array.dtype.kind != "f":
+        raise PoolError(
+            f"score file {path}: expected floats, one for each of the {rows:,} rows of the metadata of its name; got "
+            f"{array.dtype} of shape {array.shape}; it is of another pool: write it for this one"
+        )
 
 
 def _row_scores(path: str, column: str, rows: int) -> Numbers:
-    if path.endswith(".npz"):
-        parts = list(iterate_npz(path, column))
-        scores = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    else:
-        scores = load_array(path)
-    if scores.shape != (rows,) or scores.dtype.kind != "f":
-        raise PoolError(
-            f"score file {path}: expected floats, one for each of the {rows:,} rows of the metadata of its name; got "
-            f"{scores.dtype} of shape {scores.shape}; it is of another pool: write it for this one"
-        )
-    return scores
+    _check_rows(path, column, rows)
+    if not path.endswith(".npz"):
+        return load_array(path)
+    return np.concatenate([np.empty(0, np.float16), *iterate_npz(path, column)])
 
 
 def check_by_row(run: Run, file: ScoreFile) -> None:
-    """PoolError where a metadata file has no scores, before any work."""
+    """PoolError where a metadata file has no scores, or others than one a row, by all headers, before any work."""
     for metadata in run.pool.metadata:
-        _row_file(absolute(file.path), metadata)
+        _check_rows(_row_file(absolute(file.path), metadata), file.column, count_metadata_rows(metadata))
 
 
 @piece(native=True)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dcfast.engine.piece import Nothing, piece
 from dcfast.filters.score_sources import DensityScore, SemanticScore
 from dcfast.filters.semantic import cluster_complexity, cluster_sizes, distance_to_earlier, farthest_first
+from dcfast.filters.thresholds import rows_of_fraction
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.rundir.layout import score_name, score_path
 from dcfast.rundir.run_dir import Run
@@ -151,11 +152,11 @@ def make_semantic(run: Run, do: Do, source: SemanticScore) -> ScoreColumns:
 
 
 def make_density(run: Run, do: Do, source: DensityScore) -> ScoreColumns:
-    """The columns of ``density``; a fraction is of the whole pool's rows."""
+    """The columns of ``density``; a fraction is of the whole pool's rows, by the rule of thresholds."""
     files, name = make_item_clusters(run, do, source), score_name(source.key)
     what, _, number = source.size.partition("=")
     rows = sum(count_metadata_rows(str(run.out / path)) for path in run.metadata_files)
-    total = int(number) if what == "total" else int(rows * float(number))
+    total = int(number) if what == "total" else rows_of_fraction(rows, float(number))
     output = f"state/filter/scores/{name}/found.npy"
     prune = prune_by_density.piece(f"filter/scores-{name}", "prune", inputs=_inputs(files), outputs=[output])
     do.one(prune(files=files, total=total, tau=source.tau, output=output))
