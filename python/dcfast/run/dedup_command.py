@@ -122,7 +122,8 @@ def summary_lines(options: DedupOptions, summary: DedupSummary) -> list[str]:
     links = ", ".join(f"{count:,} by {name}" for name, count in summary.links.items()) or "none"
     older = f", {summary.of_older:,} of them of older pools" if summary.older else ""
     return [
-        f"{summary.samples:,} samples, {summary.readable:,} readable pictures, {summary.flat:,} flat",
+        f"{summary.samples:,} samples, {summary.readable:,} readable pictures, {summary.flat:,} flat by 64 bits, "
+        f"{summary.flat256:,} by 256",
         f"{summary.duplicates:,} duplicates ({links}){older}, in {summary.groups:,} groups",
         *(f"note: {note}" for note in summary.notes),
         f"uids: {os.path.join(options.out, DUPLICATES)}; evidence: {os.path.join(options.out, DUPLICATE_TABLE)}",

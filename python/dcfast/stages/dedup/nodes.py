@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.errors import PoolError
 from dcfast.filters import numbers
 from dcfast.index.metadata import open_metadata, parse_uids
 from dcfast.index.rows import valid_uid_mask
@@ -103,7 +104,10 @@ def read_scores(
                 uids, valid = parse_uids(batch)
                 first, count = uid_lookup(known, uids, threads=1)
                 there = valid & (count > 0)
-                scores = numbers(batch.column(batch.schema.get_field_index(column))).astype(np.float64)[there]
+                at = batch.schema.get_field_index(column)  # -1 where there are several, too
+                if at < 0:
+                    raise PoolError(f"{path} must have the column {column!r} once: write it, or name another (--score)")
+                scores = numbers(batch.column(at)).astype(np.float64)[there]
                 np.fmax.at(best, first[there], scores)
     result = np.full(len(table.uid), np.nan)
     result[table.has_uid] = best[uid_lookup(known, with_uid, threads=1)[0]]

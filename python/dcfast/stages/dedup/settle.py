@@ -205,6 +205,7 @@ def settle(run: Run, do: Do, pools: Pools, found: Found) -> DedupSummary:
         samples=sum(pools.own.samples),
         readable=found.readable,
         flat=found.flat,
+        flat256=found.flat256,
         embedded=found.embedded,
         invalid_embeddings=found.invalid,
         groups=settled.groups,
