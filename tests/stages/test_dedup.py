@@ -188,7 +188,7 @@ def test_a_uid_twice_in_the_pool_is_no_duplicate(tmp_path: Path) -> None:
     summary = dedup_pool(DedupOptions(pool=str(pool.write()), out=str(tmp_path / "out"), workers=1, keep="first"))
     assert dropped(tmp_path / "out") == [2]
     assert summary.repeats == 1
-    assert any("1 copies have the uid of a sample that is kept" in note for note in summary.notes)
+    assert any("1 copies have the uid of another sample that stays" in note for note in summary.notes)
 
 
 @pytest.mark.parametrize(("expression", "reason"), [("~duplicate", "duplicate"), ("duplicate", "not (duplicate)")])

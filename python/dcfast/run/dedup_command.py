@@ -48,6 +48,7 @@ class DedupOptions:
     max_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
     max_distance_256: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
     variants: bool = option(False, dedup.VARIANTS)
+    chains: bool = option(False, dedup.CHAINS)
     similarity: float = option(dedup.DEFAULT_SIMILARITY, dedup.SIMILARITY)
     embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)
     keep: str = option("largest", dedup.KEPT)

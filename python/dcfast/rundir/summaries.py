@@ -131,7 +131,8 @@ class DedupSummary(Summary):
         embedded, invalid_embeddings: of semantic.
         groups, duplicates, uids: groups of copies; samples that are dropped, and their uids.
         links: dropped samples by the method that ties them.   of_older: dropped for a sample of an older pool.
-        repeats: copies that have the uid of one that is kept.   largest_group: samples.   steps: of a chain, at most.
+        repeats: copies that have the uid of one that stays.   largest_group: samples.   steps: of a chain, at most.
+        chained: samples that stay because only a chain ties them to the kept one of their group.
     """
 
     stage: ClassVar[str] = "dedup"
@@ -150,6 +151,7 @@ class DedupSummary(Summary):
     links: dict[str, Count] = {}
     of_older: Count = 0
     repeats: Count = 0
+    chained: Count = 0
     largest_group: Count = 0
     steps: Count = 0
     notes: list[str] = []
