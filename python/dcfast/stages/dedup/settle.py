@@ -215,7 +215,7 @@ def settle(run: Run, do: Do, pools: Pools, found: Found) -> DedupSummary:
         largest_group=settled.largest,
         steps=settled.steps,
         chained=settled.chained,
-        notes=_notes(settled, found, settings.filter),
+        notes=_notes(settled, found, settings.filter or ""),
     )
 
 
