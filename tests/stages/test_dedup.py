@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dcfast import cli
 from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES, duplicate_schema
+from dcfast.dedup.records import SIGNATURE_DTYPE
 from dcfast.errors import FilterError, PoolError, RunError
+from dcfast.images.signatures import FLAT_QUALITY
 from dcfast.run import run, run_branch
 from dcfast.run.dedup_command import DedupOptions, dedup_pool
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import FilterSummary
+from dcfast.stages.dedup import pairs
+from dcfast.stages.dedup.pools import Block
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, picture, plain_pool, uid_of
@@ -183,7 +188,7 @@ def test_a_uid_twice_in_the_pool_is_no_duplicate(tmp_path: Path) -> None:
     summary = dedup_pool(DedupOptions(pool=str(pool.write()), out=str(tmp_path / "out"), workers=1, keep="first"))
     assert dropped(tmp_path / "out") == [2]
     assert summary.repeats == 1
-    assert any("1 copies have the uid of a sample that is kept" in note for note in summary.notes)
+    assert any("1 copies have the uid of another sample that stays" in note for note in summary.notes)
 
 
 @pytest.mark.parametrize(("expression", "reason"), [("~duplicate", "duplicate"), ("duplicate", "not (duplicate)")])
@@ -265,11 +270,38 @@ def test_refused(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert said in capsys.readouterr().err
 
 
+def test_every_file_has_the_scores(tmp_path: Path) -> None:
+    """A file that lacks them must not give those of another column."""
+    place = PoolBuilder(tmp_path / "pool", [[Sample(0)], [Sample(1, jpg=picture(0))]]).write(
+        lambda rows: {"clip_l14_similarity_score": [0.5] * len(rows)}
+    )
+    lacking = sorted((place / "metadata").glob("*.parquet"))[-1]
+    pq.write_table(read_table(lacking).drop_columns(["clip_l14_similarity_score"]), lacking)
+    with pytest.raises(PoolError, match=f"needs the column 'clip_l14_similarity_score', once: .*{lacking.name}"):
+        dedup_pool(DedupOptions(pool=str(place), out=str(tmp_path / "out"), keep="score", workers=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_hash_has_its_own_rule_of_flatness(tmp_path: Path) -> None:
+    records = np.zeros(4, SIGNATURE_DTYPE)
+    records["flat"], records["quality"] = [0, 1, 0, 1], [FLAT_QUALITY, FLAT_QUALITY, FLAT_QUALITY - 1, 0]
+    np.save(tmp_path / "signed.npy", records)
+    block = Block([0], ["signed.npy"], is_old=False)
+    assert pairs._hashed(tmp_path, block, "perceptual256").numbers.tolist() == [0, 1]
+    assert pairs._hashed(tmp_path, block, "perceptual").numbers.tolist() == [0, 2]
+    seen = pairs.sort_contents(tmp_path, block, "contents.npy")
+    assert (seen.readable, seen.flat, seen.flat256) == (4, 2, 2)
+
+
 def test_embeddings_that_do_not_fit(tmp_path: Path) -> None:
     pool, other = embedded(tmp_path / "pool"), embedded(tmp_path / "other", width=8)
     options = {"out": str(tmp_path / "out"), "methods": ["semantic"], "workers": 1}
-    with pytest.raises(ValueError, match=r"16 columns|8 columns|compute all of them by one model"):
+    with pytest.raises(PoolError, match=r"8 columns in .*other.*, and 16 in .*pool"):
         dedup_pool(DedupOptions(pool=str(pool), against=[str(other)], **options))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists(), "found before any work"
+    (other / "metadata/00000002.npz").unlink()
+    with pytest.raises(PoolError, match=r"need the array 'l14_img' of .*other/metadata/00000002.npz"):
+        dedup_pool(DedupOptions(pool=str(other), **options))  # type: ignore[arg-type]
     np.savez(pool / "metadata/00000002.npz", l14_img=np.ones((2, 16), np.float16))
     with pytest.raises(PoolError, match="has 2 rows and"):
         dedup_pool(DedupOptions(pool=str(pool), **{**options, "out": str(tmp_path / "again")}))  # type: ignore[arg-type]

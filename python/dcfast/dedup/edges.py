@@ -18,9 +18,12 @@ from dcfast.uids.sets import record_sort
 
 CONTENT, WIDE, NARROW, SEMANTIC = METHODS
 
+Weights = npt.NDArray[np.uint64]
 Edges = npt.NDArray[np.void]
 """(n,) RECORD_DTYPE: weight, lower sample, higher sample."""
 _METHOD, _DISTANCE = np.uint64(48), np.uint64(16)
+APART = np.uint64(2**64 - 1)
+"""The weight of no edge."""
 _LOW_32, _LOW_16 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
 
 
@@ -66,9 +69,18 @@ def make_edges(
         key = _falling(np.asarray(distance, np.float32))
     else:
         key = np.asarray(distance).astype(np.uint64)
-    edges["f0"] = (np.uint64(METHODS.index(method)) << _METHOD) | (key << _DISTANCE) | np.uint64(variant)
+    edges["f0"] = _weights(method, key, variant)
     edges["f1"], edges["f2"] = np.minimum(a, b), np.maximum(a, b)
     return record_sort(edges[a != b], threads=1)
+
+
+def _weights(method: str, key: npt.NDArray[np.uint64], variant: int) -> npt.NDArray[np.uint64]:
+    return (np.uint64(METHODS.index(method)) << _METHOD) | (key << _DISTANCE) | np.uint64(variant)
+
+
+def weights(method: str, alike: npt.NDArray[np.bool_], bits: npt.NDArray[np.int64], variant: int = 0) -> Weights:
+    """(n,) of pairs by bytes or hashes: the weights of their edges, APART where they are not alike."""
+    return np.where(alike, _weights(method, bits.astype(np.uint64), variant), APART)
 
 
 def read_edges(edges: Edges) -> Evidence:

@@ -39,6 +39,10 @@ SEARCHED = Option(
 DISTANCE = Option("64-bit hashes this close are duplicates (perceptual)", metavar="BITS", least=0, most=64)
 WIDE_DISTANCE = Option("256-bit hashes this close are duplicates (perceptual256)", metavar="BITS", least=0, most=256)
 VARIANTS = Option("by perceptual256, find turned and mirrored pictures, too")
+CHAINS = Option(
+    "drop what hangs on the kept one by a chain of copies, too: of perceptual hashes only those that are alike to the "
+    "kept one itself are dropped else"
+)
 SIMILARITY = Option("embeddings with at least this cosine are duplicates (semantic)", metavar="X", least=-1, most=1)
 EMBEDDING = Option("array of the pool's npz files that semantic compares", metavar="ARRAY")
 KEPT = Option(

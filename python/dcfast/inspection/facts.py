@@ -361,7 +361,7 @@ def _values(row: MetadataRow, names: list[str]) -> dict[str, Value]:
     """What a row has in some columns; a number that is none is null."""
     values: dict[str, Value] = {}
     for name in names:
-        if name in row.batch.schema.names:
+        if row.batch.schema.names.count(name) == 1:  # of several none is meant
             scalar = row.batch.column(row.batch.schema.get_field_index(name))[0]
             try:
                 value = scalar.as_py()

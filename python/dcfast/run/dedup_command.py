@@ -48,6 +48,7 @@ class DedupOptions:
     max_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
     max_distance_256: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
     variants: bool = option(False, dedup.VARIANTS)
+    chains: bool = option(False, dedup.CHAINS)
     similarity: float = option(dedup.DEFAULT_SIMILARITY, dedup.SIMILARITY)
     embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)
     keep: str = option("largest", dedup.KEPT)
@@ -122,7 +123,8 @@ def summary_lines(options: DedupOptions, summary: DedupSummary) -> list[str]:
     links = ", ".join(f"{count:,} by {name}" for name, count in summary.links.items()) or "none"
     older = f", {summary.of_older:,} of them of older pools" if summary.older else ""
     return [
-        f"{summary.samples:,} samples, {summary.readable:,} readable pictures, {summary.flat:,} flat",
+        f"{summary.samples:,} samples, {summary.readable:,} readable pictures, {summary.flat:,} flat by 64 bits, "
+        f"{summary.flat256:,} by 256",
         f"{summary.duplicates:,} duplicates ({links}){older}, in {summary.groups:,} groups",
         *(f"note: {note}" for note in summary.notes),
         f"uids: {os.path.join(options.out, DUPLICATES)}; evidence: {os.path.join(options.out, DUPLICATE_TABLE)}",

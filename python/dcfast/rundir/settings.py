@@ -134,6 +134,7 @@ class Settings:
     dedup_max_distance: int = option(duplicates.DEFAULT_DISTANCE, duplicates.DISTANCE)
     dedup_max_distance_256: int = option(duplicates.DEFAULT_WIDE_DISTANCE, duplicates.WIDE_DISTANCE)
     dedup_variants: bool = option(False, duplicates.VARIANTS)
+    dedup_chains: bool = option(False, duplicates.CHAINS)
     dedup_similarity: float = option(duplicates.DEFAULT_SIMILARITY, duplicates.SIMILARITY)
     dedup_embeddings: str = option(duplicates.EMBEDDINGS, duplicates.EMBEDDING)
     dedup_keep: str = option("largest", duplicates.KEPT)

@@ -127,10 +127,12 @@ class DedupSummary(Summary):
 
     Attributes:
         methods: strongest evidence first.   older: names of the pools that it was compared with.   keep: the rule.
-        samples, readable, flat: of the pool's images.   embedded, invalid_embeddings: of semantic.
+        samples, readable, flat, flat256: of the pool's images, flat by 64 and by 256 bits.
+        embedded, invalid_embeddings: of semantic.
         groups, duplicates, uids: groups of copies; samples that are dropped, and their uids.
         links: dropped samples by the method that ties them.   of_older: dropped for a sample of an older pool.
-        repeats: copies that have the uid of one that is kept.   largest_group: samples.   steps: of a chain, at most.
+        repeats: copies that have the uid of one that stays.   largest_group: samples.   steps: of a chain, at most.
+        chained: samples that stay because only a chain ties them to the kept one of their group.
     """
 
     stage: ClassVar[str] = "dedup"
@@ -142,12 +144,14 @@ class DedupSummary(Summary):
     samples: Count = 0
     readable: Count = 0
     flat: Count = 0
+    flat256: Count = 0
     embedded: Count = 0
     invalid_embeddings: Count = 0
     groups: Count = 0
     links: dict[str, Count] = {}
     of_older: Count = 0
     repeats: Count = 0
+    chained: Count = 0
     largest_group: Count = 0
     steps: Count = 0
     notes: list[str] = []

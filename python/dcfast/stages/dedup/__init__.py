@@ -4,7 +4,7 @@
 finds the pairs, a block of samples with another in each piece; ``settle`` makes groups of them. Writes
 ``duplicates.npy`` (sorted uids of the samples that are dropped) and ``duplicates.parquet`` (the evidence for each).
 Memory, whatever the pool: two blocks of 2^21 samples (or 2^18 embeddings, mapped) and 300 MB in each worker while pairs
-are found, and 400 bytes a sample that is alike another in the end. Disk: 48 bytes a sample for the contents, 24 bytes
+are found, and 500 bytes a sample that is alike another in the end. Disk: 48 bytes a sample for the contents, 24 bytes
 an edge, of which each two blocks have at most one a sample; for semantic the embeddings once more.
 """
 

@@ -17,7 +17,7 @@ from dcfast.stages.dedup.pools import methods_of
 
 
 def check_dedup(run: Run) -> None:
-    """Looks at the older pools, the npz files and the column of scores; the first file of each pool is opened.
+    """Looks at the older pools, the npz files and the column of scores; the head of each file is read.
 
     Raises:
         ValueError: an older pool is the pool itself, or given twice.
@@ -33,19 +33,33 @@ def check_dedup(run: Run) -> None:
         seen.append(str(pool.root))
     if SEMANTIC in methods_of(settings):
         computed = settings.dedup_embeddings == ARRAY and "l14" in run.features
-        for metadata in [*([] if computed else [run.pool.metadata]), *(pool.metadata for pool in pools)]:
-            embedding_kind(Path(sibling_npz(metadata[0])), settings.dedup_embeddings)
+        compared = [*([] if computed else [run.pool.metadata]), *(pool.metadata for pool in pools)]
+        _check_embeddings([sibling_npz(path) for files in compared for path in files], settings.dedup_embeddings)
     if settings.dedup_keep == "score":
-        _check_scores(run, settings.dedup_score)
+        for path in run.pool.metadata:
+            _check_scores(run, path, settings.dedup_score)
 
 
-def _check_scores(run: Run, column: str) -> None:
-    path = run.pool.metadata[0]
+def _check_embeddings(npzs: list[str], array: str) -> None:
+    """Reads the head of each array: all must be there, and of one width."""
+    first = None
+    for npz in npzs:
+        kind = embedding_kind(Path(npz), array)
+        first = kind if first is None else first
+        if kind.shape[1] != first.shape[1]:
+            raise PoolError(
+                f"duplicates by embeddings: {array!r} has {kind.shape[1]} columns in {npz}, and {first.shape[1]} in "
+                f"{npzs[0]}: compute all of them by one model, or leave the method semantic out"
+            )
+
+
+def _check_scores(run: Run, path: str, column: str) -> None:
     schema = with_scores(metadata_schema(path, run.settings.uid_from), path, [SCORES[name] for name in run.features])
-    if column not in schema.names:
+    if schema.names.count(column) != 1:
         raise PoolError(
-            f"--keep score needs the column {column!r}: {path} has {', '.join(schema.names) or 'no columns'}; name the "
-            "column of the scores (--score COLUMN), make it (--features l14=ViT-L-14:openai), or keep by another rule"
+            f"--keep score needs the column {column!r}, once: {path} has {', '.join(schema.names) or 'no columns'}; "
+            "name the column of the scores (--score COLUMN), make it (--features l14=ViT-L-14:openai), or keep by "
+            "another rule"
         )
     kind = schema.field(column).type
     if not column_matches("number", kind):

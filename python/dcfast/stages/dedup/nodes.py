@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.records import SIGNATURE_DTYPE
+from dcfast.errors import PoolError
 from dcfast.filters import numbers
 from dcfast.index.metadata import open_metadata, parse_uids
 from dcfast.index.rows import valid_uid_mask
@@ -30,17 +32,22 @@ class NodeTable:
     Attributes:
         pool: index among the pools; the last is the run's own.
         uid, has_uid: "u8,u8", zero where there is none; bool.
-        pixels: float64, width x height.
-        row: uint32, in the shard.   shard, key: Arrow strings.
+        signed: SIGNATURE_DTYPE.   row: uint32, in the shard.   shard, key: Arrow strings.
     """
 
     pool: npt.NDArray[np.int64]
     uid: npt.NDArray[np.void]
     has_uid: npt.NDArray[np.bool_]
-    pixels: npt.NDArray[np.float64]
+    signed: npt.NDArray[np.void]
     row: npt.NDArray[np.uint32]
     shard: pa.Array
     key: pa.Array
+
+    @property
+    def pixels(self) -> npt.NDArray[np.float64]:
+        """float64, width x height."""
+        pixels: npt.NDArray[np.float64] = self.signed["width"].astype(np.float64) * self.signed["height"]
+        return pixels
 
     def texts(self, at: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array, pa.Array]:
         """Shard, key and uid of some of them; the uid is null where there is none."""
@@ -62,7 +69,7 @@ def read_nodes(out: Path, parts: Sequence[PoolPart], nodes: npt.NDArray[np.int64
         np.zeros(count, np.int64),
         np.zeros(count, UID_DTYPE),
         np.zeros(count, np.bool_),
-        np.zeros(count),
+        np.zeros(count, SIGNATURE_DTYPE),
         np.zeros(count, np.uint32),
         pa.array([], pa.string()),
         pa.array([], pa.string()),
@@ -80,31 +87,42 @@ def read_nodes(out: Path, parts: Sequence[PoolPart], nodes: npt.NDArray[np.int64
             shard = np.searchsorted(starts, rows, side="right") - 1
             table.pool[here], table.row[here] = pool, rows - starts[shard]
             table.uid[here], table.has_uid[here] = segment.uid[rows], valid_uid_mask(segment)[rows]
-            table.pixels[here] = signed["width"][rows].astype(np.float64) * signed["height"][rows]
+            table.signed[here] = signed[rows]
             shards.append(pa.array(segment.shard_names, pa.string()).take(pa.array(shard)))
             keys.append(segment.keys().take(pa.array(rows)).cast(pa.string()))
     table.shard, table.key = pa.concat_arrays(shards), pa.concat_arrays(keys)
     return table
 
 
-def read_scores(
+def read_listed(
     out: Path, files: Sequence[str], column: str, uid_from: str, table: NodeTable
-) -> npt.NDArray[np.float64]:
-    """(n,) the best score that metadata rows of a sample's uid have; NaN where there is none.
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """(n,) whether a metadata row has a sample's uid; the best score that such rows have, NaN where there is none.
 
-    Cost: a read of two columns of the metadata. Memory: 40 bytes a sample, and a batch.
+    Args:
+        column: of the scores; empty: none are read.
+    Cost: a read of one or two columns of the metadata. Memory: 48 bytes a sample, and a batch.
     """
     with_uid = np.ascontiguousarray(table.uid[table.has_uid])
     known = uid_sort(with_uid, threads=1)
-    best = np.full(len(known), np.nan)
+    best, there = np.full(len(known), np.nan), np.zeros(len(known), np.bool_)
     for path in (str(out / name) for name in files):
         with open_metadata(path, uid_from) as file:
-            for batch in file.batches(["uid", column]):
+            for batch in file.batches(["uid", column] if column else ["uid"]):
                 uids, valid = parse_uids(batch)
                 first, count = uid_lookup(known, uids, threads=1)
-                there = valid & (count > 0)
-                scores = numbers(batch.column(batch.schema.get_field_index(column))).astype(np.float64)[there]
-                np.fmax.at(best, first[there], scores)
-    result = np.full(len(table.uid), np.nan)
-    result[table.has_uid] = best[uid_lookup(known, with_uid, threads=1)[0]]
-    return result
+                hit = valid & (count > 0)
+                there[first[hit]] = True
+                if column:
+                    np.fmax.at(best, first[hit], _scores(batch, column, path)[hit])
+    listed, result = np.zeros(len(table.uid), np.bool_), np.full(len(table.uid), np.nan)
+    place = uid_lookup(known, with_uid, threads=1)[0]
+    listed[table.has_uid], result[table.has_uid] = there[place], best[place]
+    return listed, result
+
+
+def _scores(batch: pa.RecordBatch, column: str, path: str) -> npt.NDArray[np.float64]:
+    at = batch.schema.get_field_index(column)  # -1 where there are several, too
+    if at < 0:
+        raise PoolError(f"{path} must have the column {column!r} once: write it, or name another (--score)")
+    return numbers(batch.column(at)).astype(np.float64)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dcfast.dedup.edges import CONTENT, NARROW, SEMANTIC, WIDE
 from dcfast.dedup.pairs import Hashed, content_edges, gather, hash_edges
 from dcfast.engine.piece import Piece, piece
+from dcfast.images.signatures import FLAT_QUALITY
 from dcfast.rundir.layout import MERGE_BYTES
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.dedup.embeddings import match_all_embeddings
@@ -30,10 +31,11 @@ _CONTENTS = "state/dedup/contents.npy"
 
 
 class Seen(Record):
-    """Of a block: images that can be read, and those of them that are flat."""
+    """Of a block: images that can be read, and those of them that are flat by 64 bits, and by 256."""
 
     readable: Count
     flat: Count
+    flat256: Count
 
 
 def _readable(out: Path, block: Block, columns: Sequence[str]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
@@ -50,14 +52,20 @@ def _readable(out: Path, block: Block, columns: Sequence[str]) -> tuple[npt.NDAr
     return np.concatenate(parts), np.concatenate(numbers).astype(np.int64)
 
 
-@piece(native=True)
+def _flat(signed: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
+    """(n,) bool: which pictures match nothing by a hash; each of the two has a rule of its own."""
+    flat: npt.NDArray[np.bool_] = signed["flat"] == 1 if method == NARROW else signed["quality"] < FLAT_QUALITY
+    return flat
+
+
+@piece(version=2, native=True)
 def sort_contents(out: Path, block: Block, output: str) -> Seen:
     """Piece: the content hashes of a block's readable images with the samples' numbers, sorted."""
-    signed, numbers = _readable(out, block, ["h0", "h1", "flat"])
+    signed, numbers = _readable(out, block, ["h0", "h1", "flat", "quality"])
     contents = np.empty(len(signed), UID_DTYPE)
     contents["f0"], contents["f1"] = signed["h0"], signed["h1"]
     save_records(out / output, record_sort(uid_records(contents, numbers.astype(np.uint64)), threads=1))
-    return Seen(len(signed), int(np.count_nonzero(signed["flat"])))
+    return Seen(len(signed), *(int(np.count_nonzero(_flat(signed, method))) for method in (NARROW, WIDE)))
 
 
 @piece(native=True)
@@ -72,12 +80,12 @@ def match_contents(out: Path, runs: Sequence[str], first_new: int, output: str) 
 def _hashed(out: Path, block: Block, method: str) -> Hashed:
     """The hashes of a block's images that are not flat."""
     column = _COLUMN[method]
-    signed, numbers = _readable(out, block, [column, "flat"])
-    structured = np.flatnonzero(signed["flat"] == 0)
+    signed, numbers = _readable(out, block, [column, "flat", "quality"])
+    structured = np.flatnonzero(~_flat(signed, method))
     return Hashed(np.ascontiguousarray(signed[column][structured]), numbers[structured])
 
 
-@piece(native=True)
+@piece(version=2, native=True)
 def match_hashes(
     out: Path,
     method: str,
@@ -126,7 +134,11 @@ def find_pairs(run: Run, do: Do, pools: Pools) -> Found:
         for number, block in enumerate(blocks)
     )
     own = [its for its, block in zip(seen, blocks, strict=True) if not block.is_old]
-    found = Found(readable=sum(its.readable for its in own), flat=sum(its.flat for its in own))
+    found = Found(
+        readable=sum(its.readable for its in own),
+        flat=sum(its.flat for its in own),
+        flat256=sum(its.flat256 for its in own),
+    )
     if CONTENT in methods:
         output = edge_path(CONTENT, "all")
         match = match_contents.piece("dedup/content", "all", inputs=runs, outputs=[output])

@@ -88,11 +88,13 @@ class Counted(Record):
 
 @dataclass
 class Found:
-    """Files of edges; and of the run's own pool readable and flat images, embeddings, and those that match nothing."""
+    """Files of edges; of the run's own pool the images that can be read, those flat by each hash, the embeddings, and
+    those that match nothing."""
 
     files: list[str] = field(default_factory=list)
     readable: int = 0
     flat: int = 0
+    flat256: int = 0
     embedded: int = 0
     invalid: int = 0
 
