@@ -67,7 +67,7 @@ def uid_run(number: int) -> str:
     return f"state/decontaminate/uids/{number:05d}.npy"
 
 
-@piece(version=2)
+@piece(version=3)
 def match_segment(
     out: Path,
     number: int,
@@ -86,7 +86,7 @@ def match_segment(
         against: signature files.   bits, bits256, scores, content, turned: see ``Limits``.
         described: name of a model -> npy of the segment's descriptors.
         published: name of a model -> records of the hits of descriptors that were published (``published``).
-    Versions: 2: hashes of 256 bits and descriptors; a score.
+    Versions: 2: hashes of 256 bits and descriptors; a score. 3: hits of 64 bits are confirmed by 256.
     """
     segment = Segment.open(out / segment_path(number))
     pool = load_array(out / signature_path(number), mmap=True)

@@ -83,7 +83,7 @@ def decontaminate_pool(options: DecontaminateOptions, progress: type[Progress] =
         CheckpointError, CorruptDataError, ValueError: models, weights and options; named.
     Memory: ``dcfast.decontamination.matching`` and ``signing``, in each process.
     """
-    root = Path(options.pool)
+    root = Path(absolute(options.pool))  # pieces take a relative path as one below their directory
     against = [absolute(path) for path in options.against]
     pool = _open_pool(root)
     rule = pool_uid_rule(root, options.uid_from)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
-from dcfast.images.signatures import FLAT_QUALITY, hash_variants
+from dcfast.dedup.thresholds import CONFIRMING_DISTANCE_256, UNCONFIRMED_DISTANCE
+from dcfast.images.signatures import FLAT_QUALITY, VARIANTS, hash_variants
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
@@ -166,20 +167,37 @@ def near_matches(
 ) -> Hits:
     """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing.
 
-    ``turned``: of 256 bits, the nearest of the eight ways of turning and mirroring an evaluation picture.
+    Of 64 bits only pairs that 256 bits confirm (``_confirmed``).   ``turned``: of 256 bits, the nearest of the eight
+    ways of turning and mirroring. Memory of that: the eight hashes of ``JOIN_ROWS`` pool pictures, 16 MiB. It is the
+    pool's side that is turned, block by block: the bits of a turned picture are the same bits elsewhere and some
+    inverted, so that it is as far from the other as the other, turned back, is from it.
     """
     name = "phash" if method == PERCEPTUAL else "phash256"
     records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
     others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
-    if turned and method == PERCEPTUAL_256:
-        variants = hash_variants(others)
-        chosen, others = np.repeat(chosen, variants.shape[1]), np.ascontiguousarray(variants.reshape(-1, 4))
+    ways = len(VARIANTS) if turned and method == PERCEPTUAL_256 else 1
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
-        found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
-        return found.ia, found.ib, found.distance.astype(np.float32)
+        own = np.ascontiguousarray(pool[name][block])
+        if ways > 1:
+            own = np.ascontiguousarray(hash_variants(own).reshape(-1, own.shape[1]))
+        found = hamming_join(own, others, most, max_pairs=max(most_pairs, ways * len(others)), threads=1)
+        ia, ib, near = found.ia // ways, found.ib, found.distance
+        if method == PERCEPTUAL:
+            kept = _confirmed(pool, block[ia], records, chosen[ib], near)
+            ia, ib, near = ia[kept], ib[kept], near[kept]
+        return ia, ib, near.astype(np.float32)
 
     return _joined(evals, method, rows, chosen, pairs)
+
+
+def _confirmed(
+    pool: npt.NDArray[np.void], row: Ints, evals: npt.NDArray[np.void], picture: Ints, near: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_]:
+    """Which pairs are no chance hits of 64 bits, by those of 256; where one picture is flat by these, the nearest."""
+    apart = np.bitwise_count(pool["phash256"][row] ^ evals["phash256"][picture]).sum(axis=1)
+    both = (pool["quality"][row] >= FLAT_QUALITY) & (evals["quality"][picture] >= FLAT_QUALITY)
+    return np.where(both, apart <= CONFIRMING_DISTANCE_256, near <= UNCONFIRMED_DISTANCE)
 
 
 def descriptor_matches(

@@ -87,7 +87,7 @@ class DescriptorSpec:
     @property
     def file(self) -> str | None:
         """The weights as a file, where they are one."""
-        return self.weights if self.weights is not None and os.path.isfile(self.weights) else None
+        return os.path.abspath(self.weights) if self.weights is not None and os.path.isfile(self.weights) else None
 
 
 @dataclass(frozen=True)
