@@ -194,7 +194,9 @@ def test_turned_pictures_are_found_by_256_bits_where_asked(tmp_path: Path) -> No
     assert len(near_matches(evals, pool, rows, 31, PERCEPTUAL_256).row) == 0
 
 
-def test_turning_the_one_side_is_turning_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [match.MOST_PAIRS, 5])
+def test_turning_the_one_side_is_turning_the_other(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match, "MOST_PAIRS", most)
     made, pool = records(30, 8), records(40, 9)
     pool["phash256"][:30] = hash_variants(made["phash256"])[np.arange(30), np.arange(30) % 8]
     evals = EvalImages([write_signatures(tmp_path / "a", {"one": rows_of(made)})])

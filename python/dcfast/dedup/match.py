@@ -181,14 +181,14 @@ def near_matches(
         own = np.ascontiguousarray(pool[name][block])
         if ways > 1:
             own = np.ascontiguousarray(hash_variants(own).reshape(-1, own.shape[1]))
-        found = hamming_join(own, others, most, max_pairs=max(most_pairs, ways * len(others)), threads=1)
+        found = hamming_join(own, others, most, max_pairs=most_pairs, threads=1)
         ia, ib, near = found.ia // ways, found.ib, found.distance
         if method == PERCEPTUAL:
             kept = _confirmed(pool, block[ia], records, chosen[ib], near)
             ia, ib, near = ia[kept], ib[kept], near[kept]
         return ia, ib, near.astype(np.float32)
 
-    return _joined(evals, method, rows, chosen, pairs)
+    return _joined(evals, method, rows, chosen, pairs, ways)
 
 
 def _confirmed(
@@ -222,11 +222,11 @@ def descriptor_matches(
 _Pairs = Callable[[Ints, int], tuple[Ints, Ints, npt.NDArray[np.float32]]]
 
 
-def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs) -> Hits:
-    """The nearest of all pairs, a block of rows at a time."""
+def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs, ways: int = 1) -> Hits:
+    """The nearest of all pairs, a block of rows at a time; ``ways``: pairs of a row and a picture at most."""
     found = [
         _nearest(evals, method, block[ia], pictures[ib], near)
-        for block, (ia, ib, near) in _blocks(rows, len(pictures), pairs)
+        for block, (ia, ib, near) in _blocks(rows, ways * len(pictures), pairs)
     ]
     if not found:
         return Hits(method, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
