@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
-from dcfast.dedup.thresholds import CONFIRMING_DISTANCE_256, UNCONFIRMED_DISTANCE
+from dcfast.dedup.thresholds import CONFIRMING_DISTANCE_256, LENGTH_TOLERANCE, UNCONFIRMED_DISTANCE
 from dcfast.images.signatures import FLAT_QUALITY, VARIANTS, hash_variants
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
@@ -140,6 +140,19 @@ def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_
     return valid
 
 
+def unit_length(vectors: npt.NDArray[np.float32], usable: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], int]:
+    """Descriptors of which those whose length is not 1 (to ``LENGTH_TOLERANCE``) are brought to it, and their number.
+
+    ``usable``: see ``valid_descriptors``; the others stay.
+    """
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    off = usable & (np.abs(length - 1) > LENGTH_TOLERANCE)
+    if off.any():
+        vectors = vectors.copy()
+        vectors[off] = vectors[off] / length[off, None]
+    return vectors, int(off.sum())
+
+
 def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
     """Which pictures match others by a perceptual hash: there are no bits to compare in one that is flat."""
     flat = records["flat"] == 1 if method == PERCEPTUAL else records["quality"] < FLAT_QUALITY
@@ -159,7 +172,7 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> 
     owner = np.repeat(np.arange(len(rows)), count)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     picture = evals.by_content[np.repeat(first, count) + inside]
-    return _nearest(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
+    return nearest_hits(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
 
 
 def near_matches(
@@ -225,7 +238,7 @@ _Pairs = Callable[[Ints, int], tuple[Ints, Ints, npt.NDArray[np.float32]]]
 def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs, ways: int = 1) -> Hits:
     """The nearest of all pairs, a block of rows at a time; ``ways``: pairs of a row and a picture at most."""
     found = [
-        _nearest(evals, method, block[ia], pictures[ib], near)
+        nearest_hits(evals, method, block[ia], pictures[ib], near)
         for block, (ia, ib, near) in _blocks(rows, ways * len(pictures), pairs)
     ]
     if not found:
@@ -252,7 +265,7 @@ def _blocks(
         start += len(block)
 
 
-def _nearest(evals: EvalImages, method: str, row: Ints, picture: Ints, near: npt.NDArray[np.float32]) -> Hits:
+def nearest_hits(evals: EvalImages, method: str, row: Ints, picture: Ints, near: npt.NDArray[np.float32]) -> Hits:
     """Of pairs the nearest of each row and set; ties to the first picture."""
     sets = evals.set_id[picture]
     order = np.lexsort((picture, -near if method.startswith(DESCRIPTOR) else near, sets, row))

@@ -20,3 +20,5 @@ DUPLICATE_DISTANCE = 4
 """The same between pictures of one pool, which makes more pairs: billions of samples against themselves."""
 MAX_DISTANCE_256 = 31
 """Bits of 256 that may differ, of a picture as it is or turned and mirrored."""
+LENGTH_TOLERANCE = 1e-2
+"""By how much the length of a descriptor may differ from 1: half floats are off by less."""

@@ -201,11 +201,16 @@ def sign_evalsets(options: SignOptions, progress: type[Progress] = Progress) -> 
     Memory: that of ``sign_set`` in each process; the file itself is made of them a set at a time.
     """
     if os.path.isfile(options.folder):
+        if options.sets or options.descriptors:
+            raise ValueError(f"{options.folder} is descriptors alone: leave out --sets and --descriptors, or give sets")
         check_writable(options.out, "--out")
         return [sign_descriptors(Path(options.folder), Path(options.out))]
     sets = _chosen_sets(options)
     descriptors = list(options.descriptors or [])
     specs = [parse_descriptor(text) for text in descriptors]
+    names = [spec.name for spec in specs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--descriptors: two models have the name {twice[0]}: give one of them")
     for spec in specs:
         check_descriptor(spec, run_torchscript=options.run_torchscript)
     check_writable(options.out, "--out")
