@@ -254,7 +254,8 @@ class SignatureFile:
     def read(self) -> Rows:
         """All rows, each set held against its fingerprint. Memory: about 150 bytes a row and the descriptors, twice.
 
-        CorruptDataError: as ``batches``; rows that are not those of the header; descriptors that are no numbers or not of length 1.
+        CorruptDataError: as ``batches``; rows that are not those of the header; descriptors that are no numbers or
+        not of length 1.
         """
 
         prints = [Fingerprint() for _ in self.header.sets]
