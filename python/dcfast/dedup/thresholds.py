@@ -14,11 +14,10 @@ CONFIRMING_DISTANCE_256 = 64
 Unrelated pictures of the real pool and five evaluation sets (8 million pairs) differ in 68 bits or more, half of them
 in 128 or more; near copies in that pool in 18 at most, PDQ's edits in 14. Crops and captions that 64 bits find lie
 between."""
-UNCONFIRMED_DISTANCE = 2
-"""Bits of 64 that may differ where 256 bits cannot confirm: one of the two pictures is flat by them."""
-DUPLICATE_DISTANCE = 4
-"""The same between pictures of one pool, which makes more pairs: billions of samples against themselves."""
-MAX_DISTANCE_256 = 31
-"""Bits of 256 that may differ, of a picture as it is or turned and mirrored."""
+UNCONFIRMED_DISTANCE = 4
+"""Bits of 64 that may differ where 256 bits cannot confirm: one of the two pictures is flat by them.
+
+Of smooth pictures, shrunk and saved again, 194 of 200 are as near. Of the real pool's pictures 2 of 1,936 are flat
+so and not by 64 bits."""
 LENGTH_TOLERANCE = 1e-2
 """By how much the length of a descriptor may differ from 1: half floats are off by less."""
