@@ -17,7 +17,11 @@ between."""
 UNCONFIRMED_DISTANCE = 4
 """Bits of 64 that may differ where 256 bits cannot confirm: one of the two pictures is flat by them.
 
-Of smooth pictures, shrunk and saved again, 194 of 200 are as near. Of the real pool's pictures 2 of 1,936 are flat
-so and not by 64 bits."""
+Of smooth pictures, shrunk and saved again, 194 of 200 are as near. Of the real pool's pictures 2 of 1,936 are
+flat so and not by 64 bits."""
+DUPLICATE_DISTANCE = 4
+"""As ``MAX_DISTANCE``, between pictures of one pool, which makes more pairs: billions of samples against themselves."""
+MAX_DISTANCE_256 = 31
+"""Bits of 256 that may differ, of a picture as it is or turned and mirrored."""
 LENGTH_TOLERANCE = 1e-2
 """By how much the length of a descriptor may differ from 1: half floats are off by less."""
