@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast import cli
 from dcfast.decontamination.options import DecontaminateOptions
 from dcfast.decontamination.pool import Decontaminated, decontaminate_pool
 from dcfast.decontamination.signing import segments_of
-from dcfast.dedup.signature_file import SignatureFile
+from dcfast.dedup.signature_file import DescriptorInfo, SignatureFile
 from dcfast.engine.progress import Silent
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
@@ -138,10 +139,10 @@ def test_nothing_depends_on_workers_or_on_being_done_before(place: Path, whole: 
 
 
 def test_other_thresholds_decode_nothing_again(place: Path, whole: Path, tmp_path: Path) -> None:
-    compared(place, tmp_path / "out", methods=["content"])
+    compared(place, tmp_path / "out", "sets.sig", methods=["content"])
     assert uids_in(tmp_path / "out") == {uid_of(1), uid_of(5)}
     signed = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/signatures").iterdir()}
-    found = compared(place, tmp_path / "out", methods=["descriptor"], min_score={"isc_ft_v107": 0.9})
+    found = compared(place, tmp_path / "out", "isc.sig", methods=["descriptor"], min_score={"isc_ft_v107": 0.9})
     assert (found.contaminated, found.uids, found.hits) == (1, 1, {"described": {"descriptor:isc_ft_v107": 1}})
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/signatures").iterdir()} == signed
     compared(place, tmp_path / "out")
@@ -218,7 +219,15 @@ def test_published_descriptors_of_another_model_are_refused(shape: Any, place: P
     published(tmp_path / "pool", {}, **shape)
     with pytest.raises(PoolError, match=r"array dedup is .*expected ISC's descriptors, float32 of shape \(6, 256\)"):
         compared(place, tmp_path / "out", "isc.sig", pool=tmp_path / "pool")
-    assert compared(place, tmp_path / "out", "isc.sig", pool=tmp_path / "pool", published=False).uids == 0
+    with pytest.raises(PoolError, match=r"set described \(1 in all\) nothing can be compared .*: leave its"):
+        compared(place, tmp_path / "out", "isc.sig", pool=tmp_path / "pool", published=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_descriptors_of_a_signature_file_are_of_length_1(place: Path, tmp_path: Path) -> None:
+    write_signatures(tmp_path / "long.sig", {"long": rows_of(records(3), [2 * unit(3)])}, [ISC])
+    with pytest.raises(CorruptDataError, match=r"descriptors of isc_ft_v107 that are not of length 1\); make it again"):
+        compared(tmp_path, tmp_path / "out", "long.sig", pool=place / "pool")
 
 
 def test_a_set_without_a_row(place: Path, tmp_path: Path) -> None:
@@ -286,6 +295,91 @@ def test_what_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--min-score takes NAME=NUMBER" in said(
         pool, "--against", sets, "--out", str(tmp_path / "o"), "--min-score", "isc=nan"
     )
+
+
+def test_a_relative_pool_is_below_the_working_directory(
+    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    sign_evalsets(SignOptions("sets", os.path.relpath(tmp_path / "sets.sig")), Silent)
+    compared(tmp_path, tmp_path / "out", "sets.sig", str(place / "isc.sig"), pool="pool")
+    assert (tmp_path / "out/contaminated.npy").read_bytes() == (whole / "contaminated.npy").read_bytes()
+
+
+def test_a_directory_is_of_one_pool(place: Path, tmp_path: Path) -> None:
+    compared(place, tmp_path / "out", "sets.sig", methods=["content"])
+    (tmp_path / "pool").symlink_to(place / "pool")
+    with pytest.raises(RunError, match=r"has what was found in pool .*; this one is .*: choose another --out"):
+        compared(place, tmp_path / "out", "sets.sig", methods=["content"], pool=tmp_path / "pool")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"turned": True, "methods": ["content"]}, r"--turned is of the method perceptual256: give it"),
+        (
+            {"min_score": {"isc_ft_v108": 0.5}},
+            r"has descriptors of isc_ft_v108 \(isc_ft_v107\): give",
+        ),
+        ({"min_score": {"isc_ft_v107": 0.5}, "published": False}, r"isc_ft_v107 is not compared: give its model"),
+        (
+            {"descriptors": ["isc:no.pth"], "methods": ["content"]},
+            r"is of the method descriptor: give it",
+        ),
+    ],
+)
+def test_options_that_would_mean_nothing_are_refused(
+    options: dict[str, Any], message: str, place: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compared(place, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_one_name_or_without_their_file_are_refused(place: Path, tmp_path: Path) -> None:
+    info = DescriptorInfo("dcfast-tiny", "a" * 64, 64)
+    write_signatures(tmp_path / "tiny.sig", {"tiny": rows_of(records(3), [unit(3, 64)])}, [info])
+    how: dict[str, Any] = {"pool": place / "pool", "min_score": {"dcfast-tiny": 0.9}}
+    with pytest.raises(ValueError, match=r"names dcfast-tiny twice .*: give one of them"):
+        compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=["dcfast-tiny:a", "dcfast-tiny:b"], **how)
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file; give its file"):
+        compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=["dcfast-tiny:none.pt"], **how)
+    signing = SignOptions(str(place / "sets"), str(tmp_path / "s"), descriptors=["dcfast-tiny:a", "dcfast-tiny:b"])
+    with pytest.raises(ValueError, match="two models have the name dcfast-tiny: give one of them"):
+        sign_evalsets(signing, Silent)
+    found = compared(tmp_path, tmp_path / "out", "tiny.sig", pool=place / "pool")
+    assert found.notes == [
+        "descriptors of dcfast-tiny were not compared, as the pool has none: for these give dcfast decontaminate "
+        "--descriptors"
+    ]
+
+
+def test_what_published_descriptors_leave_open_is_noted(place: Path, tmp_path: Path) -> None:
+    """A file without them, a row twice, a row without a uid, a descriptor that is not of length 1."""
+    rows = [[Sample(n, jpg=picture(n)) for n in range(6)], [Sample(n, jpg=picture(n)) for n in range(6, 12)]]
+    PoolBuilder(tmp_path / "pool", rows).write()
+    published(tmp_path / "pool", {3: 0.7})
+    table = tmp_path / "pool/metadata/00000000.parquet"
+    npz = table.with_suffix(".npz")
+    with np.load(npz) as archive:
+        vectors = archive["dedup"]
+    read = pq.read_table(table)
+    uids = read.column("uid").to_pylist()
+    uids[4], uids[5] = uids[3], None
+    at = read.schema.get_field_index("uid")
+    pq.write_table(read.set_column(at, "uid", pa.array(uids, pa.string())), table)
+    vectors[3] *= 0.5
+    vectors[4] = vectors[5] = vectors[3] * 2
+    np.savez(npz, dedup=vectors)
+    (tmp_path / "pool/metadata/00000001.npz").unlink()
+    found = compared(place, tmp_path / "out", "isc.sig", pool=tmp_path / "pool")
+    assert found.notes == [
+        "1 metadata files have no published descriptors: their samples were not compared by these",
+        "1 published descriptors were not of unit length, and were brought to it",
+        "1 rows of metadata without a uid are evaluation pictures by their descriptors",
+    ]
+    assert [row["uid"] for row in pq.read_table(tmp_path / "out/contamination.parquet").to_pylist()] == [uid_of(3)]
+    assert found.evidence_rows == 1
 
 
 def test_two_files_with_one_set_are_refused(place: Path, tmp_path: Path) -> None:
@@ -391,4 +485,9 @@ def test_files_of_descriptors_that_are_none(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3, 256)}, tmp_path / "a.pt")
     with pytest.raises(CorruptDataError, match=r"holds a dict; expected one dense tensor"):
         sign_evalsets(SignOptions(str(tmp_path / "a.pt"), str(tmp_path / "a.sig")), Silent)
+    np.save(tmp_path / "a.npy", unit(3) * np.array([[1], [1], [3]], np.float32))
+    with pytest.raises(EvalsetError, match="row 2 has length 3, not 1; divide rows by their lengths"):
+        sign_evalsets(SignOptions(str(tmp_path / "a.npy"), str(tmp_path / "a.sig")), Silent)
+    with pytest.raises(ValueError, match="is descriptors alone: leave out --sets and --descriptors"):
+        sign_evalsets(SignOptions(str(tmp_path / "a.npy"), str(tmp_path / "a.sig"), sets=["x"]), Silent)
     assert not (tmp_path / "a.sig").exists()

@@ -11,7 +11,9 @@ from dcfast.dedup import match
 from dcfast.dedup.evidence import PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.match import EvalImages, Hits, Limits, all_matches, descriptor_matches, exact_matches, near_matches
 from dcfast.dedup.signature_file import DescriptorInfo
+from dcfast.dedup.thresholds import CONFIRMING_DISTANCE_256, UNCONFIRMED_DISTANCE
 from dcfast.errors import PoolError
+from dcfast.images.signatures import FLAT_QUALITY, hash_variants
 from signature_builder import ISC, records, rows_of, turned, unit, write_signatures
 
 
@@ -60,7 +62,9 @@ def pool(evals: EvalImages) -> Any:
     made = records(50, 3)
     made["phash"][:20] = flipped(evals.records["phash"][:20], 8, 5)
     made["phash"][20:30] = flipped(evals.records["phash"][45:55], 9, 6)
-    made["phash256"][:10] = evals.records["phash256"][:10]
+    made["phash256"][:15] = evals.records["phash256"][:15]
+    made["phash256"][20:30] = evals.records["phash256"][45:55]
+    made["quality"][15:18] = 0  # these cannot be confirmed
     made["phash256"][3, 2] ^= np.uint64(0b111)
     one = records(40, 1)
     made["h0"][:3], made["h1"][:3] = one["h0"][:3], one["h1"][:3]
@@ -90,6 +94,9 @@ def test_equal_bytes_name_the_first_picture_of_each_set(evals: EvalImages, pool:
 def test_hashes_of_64_bits(bits: int, evals: EvalImages, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     near = np.bitwise_count(pool["phash"][:, None] ^ evals.records["phash"][None, :]).astype(np.int64)
     near[:, np.setdiff1d(np.arange(70), usable(evals))] = 100
+    wide = np.bitwise_count(pool["phash256"][:, None] ^ evals.records["phash256"][None, :]).sum(axis=2)
+    flat = (pool["quality"] < FLAT_QUALITY)[:, None] | (evals.records["quality"] < FLAT_QUALITY)[None]
+    near[~np.where(flat, near <= UNCONFIRMED_DISTANCE, wide <= CONFIRMING_DISTANCE_256)] = 100
     expected = nearest(evals, near, near <= bits)
     assert as_set(near_matches(evals, pool, ALL, bits, PERCEPTUAL)) == expected
     monkeypatch.setattr(match, "MOST_PAIRS", 5)  # a crowd: blocks shrink, to one row at last
@@ -100,7 +107,22 @@ def test_hashes_of_64_bits(bits: int, evals: EvalImages, pool: Any, monkeypatch:
 def test_hashes_of_256_bits(bits: int, evals: EvalImages, pool: Any) -> None:
     near = np.bitwise_count(pool["phash256"][:, None] ^ evals.records["phash256"][None, :]).sum(axis=2).astype(np.int64)
     near[:, np.setdiff1d(np.arange(70), usable(evals))] = 1000
+    near[pool["quality"] < FLAT_QUALITY] = 1000
     assert as_set(near_matches(evals, pool, ALL, bits, PERCEPTUAL_256)) == nearest(evals, near, near <= bits)
+
+
+@pytest.mark.parametrize("bits", [64, 65])
+def test_256_bits_confirm_what_64_call_alike(bits: int, evals: EvalImages) -> None:
+    own = evals.records[:2].copy()
+    for bit in range(bits):
+        own["phash256"][:, bit // 64] ^= np.uint64(1 << bit % 64)
+    own["phash"] ^= np.uint64(31)
+    one = np.arange(2)
+    assert near_matches(evals, own, one, 8, PERCEPTUAL).row.tolist() == ([0, 1] if bits == 64 else [])
+    own["quality"][0] = 0  # five bits apart, and nothing confirms it
+    assert near_matches(evals, own, one, 8, PERCEPTUAL).row.tolist() == ([1] if bits == 64 else [])
+    own["phash"] ^= np.uint64(4)
+    assert near_matches(evals, own, one, 8, PERCEPTUAL).row.tolist() == ([0, 1] if bits == 64 else [0])
 
 
 def test_descriptors_from_the_threshold_on(evals: EvalImages) -> None:
@@ -127,7 +149,7 @@ def test_methods_are_those_asked_for(evals: EvalImages, pool: Any) -> None:
 
 
 def test_pool_pictures_that_are_flat_or_broken_match_nothing_by_looks(evals: EvalImages, pool: Any) -> None:
-    pool["phash"] = evals.records["phash"][0]
+    pool["phash"], pool["phash256"], pool["quality"] = evals.records["phash"][0], evals.records["phash256"][0], 255
     pool["flat"][:10], pool["status"][10:20] = 1, 3
     content, perceptual = all_matches(evals, pool, Limits(8, None, {}), {})
     assert set(content.row.tolist()) == {0, 1, 2}  # flat ones still match by their bytes
@@ -170,3 +192,16 @@ def test_turned_pictures_are_found_by_256_bits_where_asked(tmp_path: Path) -> No
     hits = near_matches(evals, pool, rows, 31, PERCEPTUAL_256, turned=True)
     assert (hits.row.tolist(), hits.picture.tolist()) == (rows.tolist(), [1] * len(turned))
     assert len(near_matches(evals, pool, rows, 31, PERCEPTUAL_256).row) == 0
+
+
+@pytest.mark.parametrize("most", [match.MOST_PAIRS, 5])
+def test_turning_the_one_side_is_turning_the_other(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match, "MOST_PAIRS", most)
+    made, pool = records(30, 8), records(40, 9)
+    pool["phash256"][:30] = hash_variants(made["phash256"])[np.arange(30), np.arange(30) % 8]
+    evals = EvalImages([write_signatures(tmp_path / "a", {"one": rows_of(made)})])
+    turned = hash_variants(made["phash256"])
+    near = np.bitwise_count(pool["phash256"][:, None, None] ^ turned[None]).sum(axis=3).min(axis=2).astype(np.int64)
+    hits = near_matches(evals, pool, np.arange(40), 120, PERCEPTUAL_256, turned=True)
+    assert as_set(hits) == nearest(evals, near, near <= 120)
+    assert (hits.near[:30] == 0).all()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, evidence_schema
-from dcfast.dedup.match import JOIN_ROWS, EvalImages, Hits, Limits, all_matches
+from dcfast.dedup.match import JOIN_ROWS, EvalImages, Hits, Limits, all_matches, nearest_hits
 from dcfast.engine.piece import piece
 from dcfast.index.rows import valid_uid_mask
 from dcfast.index.segments import Segment
@@ -67,7 +67,7 @@ def uid_run(number: int) -> str:
     return f"state/decontaminate/uids/{number:05d}.npy"
 
 
-@piece(version=2)
+@piece(version=3)
 def match_segment(
     out: Path,
     number: int,
@@ -86,7 +86,7 @@ def match_segment(
         against: signature files.   bits, bits256, scores, content, turned: see ``Limits``.
         described: name of a model -> npy of the segment's descriptors.
         published: name of a model -> records of the hits of descriptors that were published (``published``).
-    Versions: 2: hashes of 256 bits and descriptors; a score.
+    Versions: 2: hashes of 256 bits and descriptors; a score. 3: hits of 64 bits are confirmed by 256.
     """
     segment = Segment.open(out / segment_path(number))
     pool = load_array(out / signature_path(number), mmap=True)
@@ -101,7 +101,8 @@ def match_segment(
             own = {name: np.asarray(some[begin : begin + JOIN_ROWS]) for name, some in vectors.items()}
             hits = all_matches(evals, block, limits, own)
             rows = np.arange(begin, begin + len(block))
-            hits += [published_hits(name, records, segment.uid[rows], valid[rows]) for name, records in known.items()]
+            uid, named = segment.uid[rows], valid[rows]
+            hits += [published_hits(evals, name, records, uid, named) for name, records in known.items()]
             hits = [Hits(one.method, one.row + begin, one.picture, one.near) for one in hits]
             found.add(evals, block, own, hits)
             ordered = _ordered(hits)
@@ -210,15 +211,22 @@ def evidence_table(
 
 
 def published_hits(
-    name: str, records: npt.NDArray[np.void], uids: npt.NDArray[np.void], valid: npt.NDArray[np.bool_]
+    evals: EvalImages,
+    name: str,
+    records: npt.NDArray[np.void],
+    uids: npt.NDArray[np.void],
+    valid: npt.NDArray[np.bool_],
 ) -> Hits:
-    """The hits of published descriptors among samples: records are of uid and picture << 32 | bits of the score."""
+    """The hits of published descriptors among samples: records are of uid and picture << 32 | bits of the score.
+
+    A uid that is in several rows of metadata has records of each; of a sample and set the nearest is the hit.
+    """
     first, count = uid_lookup(records, np.ascontiguousarray(uids), threads=1)
     count = np.where(valid, count, 0)
     owner = np.repeat(np.arange(len(uids)), count)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     picture, near = unpacked(records["f2"][np.repeat(first, count) + inside])
-    return Hits(f"{DESCRIPTOR}{name}", owner, picture, near)
+    return nearest_hits(evals, f"{DESCRIPTOR}{name}", owner, picture, near)
 
 
 def packed(picture: Ints, near: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse
+from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse, unused_notes
 from dcfast.decontamination.matching import (
     MatchedRows,
     counted_hits,
@@ -19,7 +19,7 @@ from dcfast.decontamination.matching import (
     uid_run,
 )
 from dcfast.decontamination.options import DecontaminateOptions
-from dcfast.decontamination.published import HITS, Published, find_published, list_published
+from dcfast.decontamination.published import HITS, Published, find_published, list_published, published_files
 from dcfast.decontamination.signing import (
     SignedSegment,
     describe_segment,
@@ -35,7 +35,7 @@ from dcfast.engine.progress import Progress
 from dcfast.engine.steps import Steps
 from dcfast.errors import PoolError, RunError
 from dcfast.index.pool import Pool, check_name, list_parquet, metadata_folder, pool_uid_rule, shard_folder
-from dcfast.models.descriptors import parse_descriptor
+from dcfast.models.descriptors import ISC_NAME, parse_descriptor
 from dcfast.models.devices import gpu_share
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path, signature_path
 from dcfast.rundir.tables import combine_parts, part_path
@@ -43,11 +43,18 @@ from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.listing import is_temporary_name, list_pool_tars
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty
-from dcfast.storage.records import Count, Record, plain
+from dcfast.storage.records import Count, Record, plain, read_record
 
 CLAIM = "state/decontamination.json"
 """Says that a directory is one of this command's."""
 _MOST_NOTES = 20
+
+
+class _Claim(Record):
+    """Name and absolute path of the pool; a directory of an earlier release tells no path."""
+
+    pool: str
+    root: str = ""
 
 
 class Decontaminated(Record):
@@ -79,15 +86,17 @@ def decontaminate_pool(options: DecontaminateOptions, progress: type[Progress] =
 
     Raises:
         PoolError: no pool; no signature file, or one of another version or model; sets that are named twice.
-        RunError: ``out`` is something else's, or another process is at work there.
+        RunError: ``out`` is something else's or of another pool, or another process is at work there.
         CheckpointError, CorruptDataError, ValueError: models, weights and options; named.
     Memory: ``dcfast.decontamination.matching`` and ``signing``, in each process.
     """
-    root = Path(options.pool)
+    root = Path(absolute(options.pool))  # pieces take a relative path as one below their directory
     against = [absolute(path) for path in options.against]
     pool = _open_pool(root)
     rule = pool_uid_rule(root, options.uid_from)
     models = DescriptorChoice(options, against)
+    published = ISC_NAME in set(models.scores) - set(models.texts) and bool(published_files(pool.metadata))
+    _check_methods(pool, options, models, published=published)
     out = Path(absolute(options.out))
     check_writable(out, "--out")
     busy = f"--out {out}: another process is at work there; wait for it, or choose another --out"
@@ -111,16 +120,35 @@ def _open_pool(root: Path) -> Pool:
     return Pool(root, shard_folder(root), tars.names, metadata, tars.notes)
 
 
+def _check_methods(pool: Pool, options: DecontaminateOptions, models: DescriptorChoice, *, published: bool) -> None:
+    """PoolError where there is nothing to compare by."""
+    if not pool.shards and not published:
+        raise PoolError(
+            f"pool {pool.root} has no shards, and no descriptors were published with its metadata that a "
+            "signature file has as well; give a pool with shards/*.tar, or signatures with ISC's descriptors"
+        )
+    if models.texts and not pool.shards:
+        raise PoolError(f"--descriptors: pool {pool.root} has no shards whose pictures a model describes; leave it out")
+    models.check_sets(options, shards=bool(pool.shards), published=published)
+
+
 def _claim(out: Path, pool: Pool) -> None:
     """RunError where a directory is another's; else it is this command's, and what a killed one left is removed."""
     if not (out / CLAIM).exists():
         others = sorted(path.name for path in out.iterdir() if path.name != LOCK_NAME and not _is_unclaimed(path))
         if others:
             raise RunError(f"--out {out} is not empty ({', '.join(others[:5])}); choose another directory")
+    else:
+        claim = read_record(out / CLAIM, _Claim)
+        if claim.root != str(pool.root):
+            raise RunError(
+                f"--out {out} has what was found in pool {claim.root or claim.pool}; this one is {pool.root}: choose "
+                "another --out, or remove this one"
+            )
     for name in ("index", "signatures", "descriptors", "state"):
         remove_leftovers(out / name)
     remove_leftovers(out, below=False)
-    write_json(out / CLAIM, {"pool": pool.root.name})
+    write_json(out / CLAIM, plain(_Claim(pool.root.name, str(pool.root))))
 
 
 def _is_unclaimed(path: Path) -> bool:
@@ -207,18 +235,13 @@ class _Comparison:
     def _find_published(self) -> Published:
         options, models = self._options, self._models
         if not options.published:
-            return Published({}, 0, 0)
+            return Published({}, 0, [])
         scores = {name: least for name, least in models.scores.items() if name not in models.texts}
         return find_published(self._out, self._do, self._pool.metadata, self._rule, self._against, scores)
 
     def _match(self, published: Published) -> list[MatchedRows]:
         options, against = self._options, self._against
         if not self._segments:
-            if not published.files:
-                raise PoolError(
-                    f"pool {self._pool.root} has no shards, and no descriptors were published with its metadata that a "
-                    "signature file has as well; give a pool with shards/*.tar, or signatures with ISC's descriptors"
-                )
             (name,) = published.files
             listed = list_published.piece(
                 "decontaminate/match",
@@ -275,10 +298,9 @@ class _Comparison:
             for name, count in sorted(undescribed.items())
             if count
         ]
-        if published.invalid:
-            notes.append(
-                f"{published.invalid:,} published descriptors are no finite numbers or zero, and match nothing"
-            )
+        notes += published.notes
+        if "descriptor" in options.methods:
+            notes += unused_notes(models.headers, {use.name for use in uses})
         return Decontaminated(
             samples=sum(one.samples for one in signed),
             pictures=sum(one.pictures for one in signed),

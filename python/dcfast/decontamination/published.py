@@ -25,7 +25,7 @@ from dcfast.decontamination.matching import (
     unpacked,
 )
 from dcfast.dedup.evidence import DESCRIPTOR, evidence_schema
-from dcfast.dedup.match import JOIN_ROWS, Hits, descriptor_matches, valid_descriptors
+from dcfast.dedup.match import JOIN_ROWS, Hits, descriptor_matches, unit_length, valid_descriptors
 from dcfast.dedup.signature_file import read_headers
 from dcfast.engine.piece import Nothing, piece
 from dcfast.engine.steps import DoesPieces
@@ -48,19 +48,24 @@ _ROWS = 16_384
 
 
 class PublishedRows(Record):
-    """Rows of metadata with a descriptor, those whose descriptor is no numbers or zero, and those that are hits."""
+    """Rows of metadata with a descriptor, those whose descriptor is no numbers or zero, and those that are hits.
+
+    ``scaled``: descriptors that were not of unit length.   ``unnamed``: hits of rows without a uid.
+    """
 
     rows: Count
     invalid: Count
     hits: Count
+    scaled: Count
+    unnamed: Count
 
 
 class Published(NamedTuple):
-    """Name of a model -> records of hits; rows with a descriptor, and those of them without numbers."""
+    """Name of a model -> records of hits; rows with a descriptor; and what is to be said of the others."""
 
     files: dict[str, str]
     described: int
-    invalid: int
+    notes: list[str]
 
 
 def _run(number: int) -> str:
@@ -85,23 +90,34 @@ def has_published(metadata: str) -> bool:
     return True
 
 
-@piece()
+def published_files(metadata: Sequence[str]) -> list[str]:
+    """Those of metadata files with which descriptors were published. PoolError: see ``has_published``."""
+    return [path for path in metadata if has_published(path)]
+
+
+@piece(version=2)
 def match_published(
     out: Path, number: int, metadata: Sequence[str], against: Sequence[str], least: float, uid_from: str
 ) -> PublishedRows:
-    """Piece: the hits of the published descriptors of some metadata files, as a sorted run of records."""
+    """Piece: the hits of the published descriptors of some metadata files, as a sorted run of records.
+
+    Versions: 2: descriptors are brought to unit length; hits without a uid are counted.
+    """
     evals = open_evaluation(out, against)
-    rows = invalid = 0
+    rows = invalid = scaled = unnamed = 0
     found = [uid_records(np.empty(0, "u8,u8"), np.empty(0, np.uint64))]
     for path in filter(has_published, metadata):
-        for uids, valid, vectors in _aligned(path, uid_from):
-            usable = valid_descriptors(vectors)
-            rows, invalid = rows + len(vectors), invalid + int((~usable).sum())
-            hits: Hits = descriptor_matches(evals, ISC_NAME, vectors, least, np.flatnonzero(usable & valid))
-            found.append(uid_records(uids[hits.row], packed(hits.picture, hits.near)))
+        for uids, valid, given in _aligned(path, uid_from):
+            usable = valid_descriptors(given)
+            vectors, off = unit_length(given, usable)
+            rows, invalid, scaled = rows + len(vectors), invalid + int((~usable).sum()), scaled + off
+            hits: Hits = descriptor_matches(evals, ISC_NAME, vectors, least, np.flatnonzero(usable))
+            named = valid[hits.row]
+            unnamed += len(np.unique(hits.row[~named]))
+            found.append(uid_records(uids[hits.row[named]], packed(hits.picture[named], hits.near[named])))
     records = np.concatenate(found)
     save_records(out / _run(number), record_sort(records, threads=1))
-    return PublishedRows(rows, invalid, len(records))
+    return PublishedRows(rows, invalid, len(records), scaled, unnamed)
 
 
 def _aligned(
@@ -143,8 +159,8 @@ def find_published(
         do: does the pieces of a step.   scores: least inner product, by the model's name.
     """
     if ISC_NAME not in scores or not _has_isc(out, against):
-        return Published({}, 0, 0)
-    groups = [files for _, files in group_files(metadata)]
+        return Published({}, 0, [])
+    there = set(published_files(metadata))
     pieces = [
         match_published.piece(
             "decontaminate/published",
@@ -152,15 +168,26 @@ def find_published(
             inputs=[*files, *(npz for npz in map(sibling_npz, files) if os.path.isfile(npz)), *against],
             outputs=[_run(number)],
         )(number=number, metadata=files, against=against, least=scores[ISC_NAME], uid_from=uid_from)
-        for number, files in enumerate(groups)
-        if any(map(has_published, files))
+        for number, (_, files) in enumerate(group_files(metadata))
+        if there.intersection(files)
     ]
     if not pieces:
-        return Published({}, 0, 0)
+        return Published({}, 0, [])
     counts = do(pieces)
     runs = [one.outputs[0] for one in pieces]
     do([merge_published.piece("decontaminate/merge", "published", inputs=runs, outputs=[HITS])(runs=runs)])
-    return Published({ISC_NAME: HITS}, sum(c.rows for c in counts), sum(c.invalid for c in counts))
+    notes = _notes(counts, len(metadata) - len(there))
+    return Published({ISC_NAME: HITS}, sum(c.rows for c in counts), notes)
+
+
+def _notes(counts: Sequence[PublishedRows], without: int) -> list[str]:
+    said = (
+        (without, "metadata files have no published descriptors: their samples were not compared by these"),
+        (sum(c.invalid for c in counts), "published descriptors are no finite numbers or zero, and match nothing"),
+        (sum(c.scaled for c in counts), "published descriptors were not of unit length, and were brought to it"),
+        (sum(c.unnamed for c in counts), "rows of metadata without a uid are evaluation pictures by their descriptors"),
+    )
+    return [f"{count:,} {words}" for count, words in said if count]
 
 
 def _has_isc(out: Path, against: Sequence[str]) -> bool:

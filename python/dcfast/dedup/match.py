@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
-from dcfast.images.signatures import FLAT_QUALITY, hash_variants
+from dcfast.dedup.thresholds import CONFIRMING_DISTANCE_256, LENGTH_TOLERANCE, UNCONFIRMED_DISTANCE
+from dcfast.images.signatures import FLAT_QUALITY, VARIANTS, hash_variants
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
@@ -139,6 +140,19 @@ def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_
     return valid
 
 
+def unit_length(vectors: npt.NDArray[np.float32], usable: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], int]:
+    """Descriptors of which those whose length is not 1 (to ``LENGTH_TOLERANCE``) are brought to it, and their number.
+
+    ``usable``: see ``valid_descriptors``; the others stay.
+    """
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    off = usable & (np.abs(length - 1) > LENGTH_TOLERANCE)
+    if off.any():
+        vectors = vectors.copy()
+        vectors[off] = vectors[off] / length[off, None]
+    return vectors, int(off.sum())
+
+
 def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
     """Which pictures match others by a perceptual hash: there are no bits to compare in one that is flat."""
     flat = records["flat"] == 1 if method == PERCEPTUAL else records["quality"] < FLAT_QUALITY
@@ -158,7 +172,7 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> 
     owner = np.repeat(np.arange(len(rows)), count)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     picture = evals.by_content[np.repeat(first, count) + inside]
-    return _nearest(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
+    return nearest_hits(evals, CONTENT, rows[owner], picture, np.zeros(len(owner), np.float32))
 
 
 def near_matches(
@@ -166,20 +180,37 @@ def near_matches(
 ) -> Hits:
     """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing.
 
-    ``turned``: of 256 bits, the nearest of the eight ways of turning and mirroring an evaluation picture.
+    Of 64 bits only pairs that 256 bits confirm (``_confirmed``).   ``turned``: of 256 bits, the nearest of the eight
+    ways of turning and mirroring. Memory of that: the eight hashes of ``JOIN_ROWS`` pool pictures, 16 MiB. It is the
+    pool's side that is turned, block by block: the bits of a turned picture are the same bits elsewhere and some
+    inverted, so that it is as far from the other as the other, turned back, is from it.
     """
     name = "phash" if method == PERCEPTUAL else "phash256"
     records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
     others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
-    if turned and method == PERCEPTUAL_256:
-        variants = hash_variants(others)
-        chosen, others = np.repeat(chosen, variants.shape[1]), np.ascontiguousarray(variants.reshape(-1, 4))
+    ways = len(VARIANTS) if turned and method == PERCEPTUAL_256 else 1
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
-        found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
-        return found.ia, found.ib, found.distance.astype(np.float32)
+        own = np.ascontiguousarray(pool[name][block])
+        if ways > 1:
+            own = np.ascontiguousarray(hash_variants(own).reshape(-1, own.shape[1]))
+        found = hamming_join(own, others, most, max_pairs=most_pairs, threads=1)
+        ia, ib, near = found.ia // ways, found.ib, found.distance
+        if method == PERCEPTUAL:
+            kept = _confirmed(pool, block[ia], records, chosen[ib], near)
+            ia, ib, near = ia[kept], ib[kept], near[kept]
+        return ia, ib, near.astype(np.float32)
 
-    return _joined(evals, method, rows, chosen, pairs)
+    return _joined(evals, method, rows, chosen, pairs, ways)
+
+
+def _confirmed(
+    pool: npt.NDArray[np.void], row: Ints, evals: npt.NDArray[np.void], picture: Ints, near: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_]:
+    """Which pairs are no chance hits of 64 bits, by those of 256; where one picture is flat by these, the nearest."""
+    apart = np.bitwise_count(pool["phash256"][row] ^ evals["phash256"][picture]).sum(axis=1)
+    both = (pool["quality"][row] >= FLAT_QUALITY) & (evals["quality"][picture] >= FLAT_QUALITY)
+    return np.where(both, apart <= CONFIRMING_DISTANCE_256, near <= UNCONFIRMED_DISTANCE)
 
 
 def descriptor_matches(
@@ -204,11 +235,11 @@ def descriptor_matches(
 _Pairs = Callable[[Ints, int], tuple[Ints, Ints, npt.NDArray[np.float32]]]
 
 
-def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs) -> Hits:
-    """The nearest of all pairs, a block of rows at a time."""
+def _joined(evals: EvalImages, method: str, rows: Ints, pictures: Ints, pairs: _Pairs, ways: int = 1) -> Hits:
+    """The nearest of all pairs, a block of rows at a time; ``ways``: pairs of a row and a picture at most."""
     found = [
-        _nearest(evals, method, block[ia], pictures[ib], near)
-        for block, (ia, ib, near) in _blocks(rows, len(pictures), pairs)
+        nearest_hits(evals, method, block[ia], pictures[ib], near)
+        for block, (ia, ib, near) in _blocks(rows, ways * len(pictures), pairs)
     ]
     if not found:
         return Hits(method, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
@@ -234,7 +265,7 @@ def _blocks(
         start += len(block)
 
 
-def _nearest(evals: EvalImages, method: str, row: Ints, picture: Ints, near: npt.NDArray[np.float32]) -> Hits:
+def nearest_hits(evals: EvalImages, method: str, row: Ints, picture: Ints, near: npt.NDArray[np.float32]) -> Hits:
     """Of pairs the nearest of each row and set; ties to the first picture."""
     sets = evals.set_id[picture]
     order = np.lexsort((picture, -near if method.startswith(DESCRIPTOR) else near, sets, row))

@@ -35,6 +35,7 @@ from dcfast.dedup.signature_rows import (
     join_rows,
     signature_schema,
 )
+from dcfast.dedup.thresholds import LENGTH_TOLERANCE
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.json_files import parse_json
@@ -253,7 +254,8 @@ class SignatureFile:
     def read(self) -> Rows:
         """All rows, each set held against its fingerprint. Memory: about 150 bytes a row and the descriptors, twice.
 
-        CorruptDataError: as ``batches``; rows that are not those of the header; descriptors that are no numbers.
+        CorruptDataError: as ``batches``; rows that are not those of the header; descriptors that are no numbers or
+        not of length 1.
         """
 
         prints = [Fingerprint() for _ in self.header.sets]
@@ -265,6 +267,9 @@ class SignatureFile:
             for info, vectors in zip(self.header.descriptors, batch.descriptors, strict=True):
                 if not np.isfinite(vectors).all():
                     raise self._damaged(f"descriptors of {info.name} that are no finite numbers")
+                length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+                if ((np.abs(length - 1) > LENGTH_TOLERANCE) & (length > 0)).any():
+                    raise self._damaged(f"descriptors of {info.name} that are not of length 1")
         for one, found in zip(self.header.sets, prints, strict=True):
             if one.fingerprint != found.hex():
                 raise self._damaged(f"the rows of set {one.name} are not those of its fingerprint")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignedSet, signature_writer
+from dcfast.dedup.thresholds import LENGTH_TOLERANCE
 from dcfast.errors import EvalsetError
 from dcfast.models.checkpoint import read_tensor
 from dcfast.models.descriptors import ISC_DIM, ISC_NAME
@@ -25,7 +26,7 @@ def sign_descriptors(file: Path, out: Path) -> SignedSet:
     """Writes ISC's descriptors of a file (``.npy``, or a tensor as ``torch.save`` writes it) as a set of its name.
 
     Raises:
-        EvalsetError: other numbers or another shape; a row that is not finite.
+        EvalsetError: other numbers or another shape; a row that is not finite, or not of length 1.
         CorruptDataError: cut off or damaged.   OSError: it cannot be read.
     Memory: the file, once.
     """
@@ -39,6 +40,10 @@ def sign_descriptors(file: Path, out: Path) -> SignedSet:
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise EvalsetError(f"{file}: row {bad[0]} is not finite; leave such rows out")
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    off = np.flatnonzero((np.abs(length - 1) > LENGTH_TOLERANCE) & (length > 0))
+    if len(off):
+        raise EvalsetError(f"{file}: row {off[0]} has length {length[off[0]]:.3g}, not 1; divide rows by their lengths")
 
     with signature_writer(out, [DescriptorInfo(ISC_NAME, "", ISC_DIM)]) as writer:
         starts = range(0, len(vectors), _BATCH)

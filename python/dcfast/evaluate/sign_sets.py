@@ -38,7 +38,7 @@ from dcfast.process.options import option
 from dcfast.process.shared_options import DEVICE
 from dcfast.storage.atomic import remove_leftovers
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import LOCK_NAME, check_writable, make_directory, path_argument
+from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, path_argument
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,15 +201,20 @@ def sign_evalsets(options: SignOptions, progress: type[Progress] = Progress) -> 
     Memory: that of ``sign_set`` in each process; the file itself is made of them a set at a time.
     """
     if os.path.isfile(options.folder):
+        if options.sets or options.descriptors:
+            raise ValueError(f"{options.folder} is descriptors alone: leave out --sets and --descriptors, or give sets")
         check_writable(options.out, "--out")
         return [sign_descriptors(Path(options.folder), Path(options.out))]
     sets = _chosen_sets(options)
     descriptors = list(options.descriptors or [])
     specs = [parse_descriptor(text) for text in descriptors]
+    names = [spec.name for spec in specs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--descriptors: two models have the name {twice[0]}: give one of them")
     for spec in specs:
         check_descriptor(spec, run_torchscript=options.run_torchscript)
     check_writable(options.out, "--out")
-    work = make_directory(f"{options.out}.parts", "--out")
+    work = make_directory(f"{absolute(options.out)}.parts", "--out")
     with locked(work / LOCK_NAME, f"{options.out}: another process signs sets into this file; wait for it"):
         remove_leftovers(work)
         pieces = [
@@ -238,7 +243,7 @@ def sign_evalsets(options: SignOptions, progress: type[Progress] = Progress) -> 
 
 
 def _chosen_sets(options: SignOptions) -> list[tuple[str, list[str]]]:
-    sets = compared_sets(Path(options.folder))
+    sets = compared_sets(Path(absolute(options.folder)))  # pieces take a relative path as one below their directory
     if options.sets is None:
         return sets
     wanted, known = {set_name(name) for name in options.sets}, {name for name, _ in sets}

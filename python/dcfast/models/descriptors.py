@@ -56,6 +56,8 @@ _ISC_SIDE, _SSCD_SIDE = 512, 320
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GEM_LEAST = 1e-6
+_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+"""Ends of files of weights: no tag ends so."""
 _HEX = frozenset("0123456789abcdef")
 
 Descriptors = npt.NDArray[np.float32]
@@ -87,7 +89,7 @@ class DescriptorSpec:
     @property
     def file(self) -> str | None:
         """The weights as a file, where they are one."""
-        return self.weights if self.weights is not None and os.path.isfile(self.weights) else None
+        return os.path.abspath(self.weights) if self.weights is not None and os.path.isfile(self.weights) else None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ def parse_descriptor(text: str) -> DescriptorSpec:
 def check_descriptor(spec: DescriptorSpec, *, run_torchscript: bool = False) -> None:
     """Raises what ``load_descriptor`` would of a missing file or library, or a program that may not run; reads none."""
     if spec.kind not in (ISC, SSCD):
+        weights = spec.weights or ""
+        if (os.sep in weights or weights.endswith(_WEIGHTS)) and not os.path.exists(weights):
+            raise FileNotFoundError(f"descriptor {spec.kind}: {weights}: no such file; give its file, or a tag")
         return
     require_library("torch", f"descriptor {spec.name}")
     if spec.kind == ISC:

@@ -164,7 +164,7 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
         if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
             reasons = "; ".join(f"{why} ({count:,})" for why, count in common)
             lines.append(f"not kept, the commonest reasons: {reasons}")
-    for name in ("index", "signatures", "features", "dedup", "filter", "train", "evaluate"):
+    for name in ("index", "signatures", "decontaminate", "features", "dedup", "filter", "train", "evaluate"):
         lines += [f"note: {note}" for note in getattr(summaries.get(name), "notes", ())]
     if isinstance(chosen, FilterSummary) and chosen.damaged_shards:
         lines.append(f"damaged shards: {chosen.damaged_shards} (quarantine.parquet names each with its offset)")

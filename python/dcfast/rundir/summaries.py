@@ -120,6 +120,7 @@ class DecontaminateSummary(Summary):
     max_distance_256: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     sets: list[str] = []
     published: Count = 0
+    notes: list[str] = []
 
 
 class DedupSummary(Summary):

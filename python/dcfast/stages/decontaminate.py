@@ -9,9 +9,10 @@ worker.
 
 from __future__ import annotations
 
+from dcfast.decontamination.choice import uncompared, unused_notes
 from dcfast.decontamination.matching import match_segment, merge_contaminated, uid_run
 from dcfast.decontamination.published import find_published
-from dcfast.dedup.signature_file import set_names
+from dcfast.dedup.signature_file import read_headers
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.models.descriptors import ISC_NAME, ISC_THRESHOLD
 from dcfast.rundir.layout import EVIDENCE_TABLE, evalset_signature_path, segment_path, signature_path
@@ -46,6 +47,11 @@ def steps(run: Run, do: Do) -> DecontaminateSummary:
         )
         for number in numbers
     )
+    headers = read_headers([run.out / file for file in against])
+    notes = [
+        f"evaluation set {name}: nothing of it could be compared with the pool: contamination by it may be missed"
+        for name in uncompared(headers, published.files, hashes=True)
+    ]
     runs, rows = [*map(uid_run, numbers)], sum(h.rows for h in hits)
     merge = merge_contaminated.piece("decontaminate/merge", "uids", inputs=runs, outputs=["contaminated.npy"])
     merged = do.one(merge(runs=runs))
@@ -59,6 +65,7 @@ def steps(run: Run, do: Do) -> DecontaminateSummary:
         evidence_rows=rows,
         max_distance=settings.max_distance,
         max_distance_256=settings.max_distance_256,
-        sets=set_names([run.out / file for file in against]),
+        sets=sorted(one.name for header in headers for one in header.sets),
         published=published.described,
+        notes=[*notes, *published.notes, *unused_notes(headers, published.files)],
     )

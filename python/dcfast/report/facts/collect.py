@@ -121,6 +121,7 @@ def _notes(run: Run, chosen: FilterSummary, report: Report) -> list[str]:
     if report.comparison is not None and scores.available and not scores.common.sets:
         notes.append("The comparison run has no scores yet: the scores stand alone.")
     evidence = report.contamination
+    notes += evidence.notes
     if "decontaminate" in report.run.stages and not evidence.available:
         notes.append("There were no evaluation sets to compare with: contamination is unknown (--evalsets DIR).")
     kept = report.subset.contaminated

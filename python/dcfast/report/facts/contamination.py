@@ -34,6 +34,7 @@ class Contamination(Record, omit_defaults=True):
     """What decontamination found; the numbers are left out where there was nothing to compare with.
 
     ``distances``: bits, as text -> hits by the perceptual hash of 64 bits.   ``content_samples`` have identical bytes.
+    ``notes``: what was not compared.
     """
 
     available: bool
@@ -48,6 +49,7 @@ class Contamination(Record, omit_defaults=True):
     max_distance_256: int | None = None
     evidence_rows: int | None = None
     counted_rows: int | None = None
+    notes: list[str] = []
 
 
 class _EvidenceCount(Record):
@@ -110,6 +112,7 @@ def contamination(
         max_distance_256=summary.max_distance_256,
         evidence_rows=num_rows(table),
         counted_rows=counted,
+        notes=summary.notes,
     )
 
 
