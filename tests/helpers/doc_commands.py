@@ -115,7 +115,9 @@ def parsed(
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE.get(words[1])
-    is_program = stage and (as_module or any(word.partition("=")[0] in stage.program_options for word in words))
+    placed = stage and stage.placed_program and len(words) > 2 and not words[2].startswith("-")
+    named = stage and any(word.partition("=")[0] in stage.program_options for word in words)
+    is_program = stage and (as_module or named or placed)
     parser, rest = parsers[words[1]][-1 if is_program else 0], list(words[2:])
     for other in parsers[words[1]]:
         more = other.prog.split()[2:] if other.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``

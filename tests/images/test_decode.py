@@ -26,17 +26,11 @@ torch = pytest.importorskip("torch")
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Members with which a sample has a picture."""
 
+PILLOW = (*("training", "reduced training", "features", "evaluation", "page", "blur", "descriptors", "calibration"),)
 CODEC_DIFFERENCES: dict[str, set[str]] = {
     # the core wants the end of the file, Pillow only that of the pixels
-    "made: png without its last chunk": {"training", "reduced training", "features", "evaluation", "page", "blur"},
-    "made: grey jpeg without its end marker": {
-        "training",
-        "reduced training",
-        "features",
-        "evaluation",
-        "page",
-        "blur",
-    },
+    "made: png without its last chunk": {*PILLOW},
+    "made: grey jpeg without its end marker": {*PILLOW},
 }
 """File -> who reads it, of those on which not all agree: the core links other libraries than Pillow."""
 
