@@ -40,7 +40,7 @@ def signatures(rows: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.
 
     rng = np.random.default_rng(rows)
     made = np.zeros(rows, SIGNATURE_DTYPE)
-    made["width"], made["height"] = 512, 384
+    made["width"], made["height"], made["quality"] = 512, 384, 100
     for name in ("h0", "h1", "phash"):
         made[name] = rng.integers(0, 1 << 64, rows, np.uint64, endpoint=False)
     made["phash256"] = rng.integers(0, 1 << 64, (rows, 4), np.uint64, endpoint=False)
