@@ -43,7 +43,8 @@ def options_of(cache: Path, results: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.soak if name == "bench_loss" else ()) for name in BENCHES]
+    "name",
+    [pytest.param(name, marks=pytest.mark.soak if name in ("bench_loss", "bench_filters") else ()) for name in BENCHES],
 )
 def test_bench_runs(name: str, cache: Path, tmp_path: Path, repo_root: Path) -> None:
     command = [sys.executable, "-m", f"bench.{name}", *options_of(cache, tmp_path)]

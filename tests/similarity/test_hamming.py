@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,12 @@ def test_join_of_any_hashes(a: list[int], b: list[int], distance: int) -> None:
     assert as_tuples(hamming_join(left, right, distance)) == join_ref(left, right, distance)
 
 
+@cache
+def many_ref(n: int, m: int, words: int, crowd: float) -> list[tuple[int, int, int]]:
+    """The pairs up to the largest distance that is asked for, made once: it takes a second."""
+    return join_ref(many(m, 4, words, crowd), many(n, 3, words, crowd), 12 if words == 1 else 60)
+
+
 @pytest.mark.parametrize(("n", "m"), [(20_000, 3_000), (2_000, 30_000)])
 @pytest.mark.parametrize(
     ("words", "distance"), [(1, 0), (1, 1), (1, 2), (1, 5), (1, 8), (1, 12), (4, 0), (4, 3), (4, 17), (4, 31), (4, 60)]
@@ -91,9 +98,8 @@ def test_join_of_any_hashes(a: list[int], b: list[int], distance: int) -> None:
 @pytest.mark.parametrize("crowd", [0.0, 0.02])
 def test_tables_find_what_the_loop_finds(n: int, m: int, words: int, distance: int, crowd: float) -> None:
     a, b = many(n, 3, words, crowd), many(m, 4, words, crowd)
-    expected = join_ref(b, a, distance)
-    pairs = hamming_join(a, b, distance)
-    assert as_tuples(pairs) == sorted((j, i, d) for i, j, d in expected)
+    expected = [(j, i, d) for i, j, d in many_ref(n, m, words, crowd) if d <= distance]
+    assert as_tuples(hamming_join(a, b, distance)) == sorted(expected)
     assert len(expected) > 2
 
 

@@ -358,7 +358,9 @@ def _hang_in_the_11th_read() -> None:
     _short_limits()
 
 
-@pytest.mark.parametrize(("workers", "signalled"), [(0, True), (0, False), (1, True)])
+@pytest.mark.parametrize(
+    ("workers", "signalled"), [(0, True), (0, False), pytest.param(1, True, marks=pytest.mark.soak)]
+)
 def test_a_disk_that_never_answers(source: TrainSource, tmp_path: Path, workers: int, signalled: bool) -> None:
     """One rank, that reads by itself or by a process; what was done is kept where a signal asks for the end."""
     settings = small(tmp_path / "out", source, overrides=LONG, workers=workers, rank_timeout=60 if signalled else 1.0)

@@ -274,6 +274,7 @@ def test_mixed_precision(source: TrainSource, tmp_path: Path, kind: str) -> None
     assert create_scaler("fp32", "cpu") is None
 
 
+@pytest.mark.soak  # tests/loss/test_loss_ranks.py and tests/train/test_train_ranks.py have two ranks, too
 def test_two_ranks_under_torchrun_equal_one_process(
     whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:

@@ -155,7 +155,11 @@ def test_differences_of_nested_records() -> None:
     ("change", "said"),
     [
         ({"seed": 1}, "differ in settings.seed: 0 on rank 0, 1 on rank 1"),
-        ({"save_every_steps": 3}, "differ in settings.save_every_steps: None on rank 0, 3 on rank 1"),
+        pytest.param(
+            {"save_every_steps": 3},
+            "differ in settings.save_every_steps: None on rank 0, 3 on rank 1",
+            marks=pytest.mark.soak,
+        ),
         ({"overrides": {"global_batch": 16}}, "differ in settings.overrides.global_batch: 8 on rank 0, 16 on rank 1"),
     ],
 )
