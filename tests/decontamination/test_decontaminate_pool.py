@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
 from dcfast.models.descriptors import ISC_THRESHOLD
 from dcfast.uids.sets import load_subset, uid_format
 from drawn_pictures import drawing, encode
+from killed_writes import kill_at
 from pool_builder import PoolBuilder, Sample, evalset, uid_of
 from signature_builder import ISC, records, rows_of, turned, unit, write_signatures
 
@@ -149,34 +147,12 @@ def test_other_thresholds_decode_nothing_again(place: Path, whole: Path, tmp_pat
     assert (tmp_path / "out/contamination.parquet").read_bytes() == (whole / "contamination.parquet").read_bytes()
 
 
-CODE = """
-import os, signal, sys
-from dcfast.storage import whole
-at, calls, own = int(sys.argv[1]), [0], os.replace
-def replace(*given, **how):
-    calls[0] += 1
-    if calls[0] == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return own(*given, **how)
-os.replace = replace
-from dcfast import cli
-sys.exit(cli.main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_one_goes_on_where_it_was(place: Path, whole: Path, tmp_path: Path) -> None:
     """Killed by SIGKILL before the n-th file gets its name, ever later, in one directory; the end is the same."""
     files = [str(place / "sets.sig"), str(place / "isc.sig")]
     words = ["decontaminate", str(place / "pool"), "--against", *files, "--out", str(tmp_path / "out")]
-    killed = 0
-    for at in (1, 2, 5, 9, 3, 7, 4, 6, 2, 3):
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, str(at), *words], capture_output=True, text=True, check=False
-        )
-        killed += done.returncode == -signal.SIGKILL
-        assert done.returncode in (-signal.SIGKILL, 0), done.stderr
-    assert killed >= 5
+    assert kill_at((1, 2, 5, 9, 3, 7, 4, 6, 2, 3), words) >= 5
     assert cli.main(words) == 0
     for name in COMPARED:
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes(), name

@@ -25,6 +25,7 @@ from dcfast.stages.dedup import pairs
 from dcfast.stages.dedup.pools import Block
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import load_subset, uid_format
+from killed_writes import kill_at
 from pool_builder import PoolBuilder, Sample, picture, plain_pool, uid_of
 
 METHODS = ["content", "perceptual256", "perceptual"]
@@ -132,6 +133,31 @@ def test_command_says_what_it_found_and_goes_on(pool: Path, tmp_path: Path, caps
     assert cli.main(["filter", "--out", str(out), "--quiet"]) == 0
     assert dropped(out) == [4, 7, 8]
     assert "not kept, the commonest reasons" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_one_goes_on_where_it_was(pool: Path, tmp_path: Path) -> None:
+    """Killed by SIGKILL before the n-th file gets its name, in one directory; the end is that of one that was not."""
+    words = [
+        "dedup",
+        str(pool),
+        "--methods",
+        "content",
+        "perceptual",
+        "--max-distance",
+        "6",
+        "--workers",
+        "1",
+        "--quiet",
+    ]
+    assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
+    assert dropped(tmp_path / "whole")
+    words += ["--out", str(tmp_path / "out")]
+    assert kill_at((1, 12, 5, 9, 7), words) >= 4
+    assert cli.main(words) == 0
+    for name in (DUPLICATES, DUPLICATE_TABLE):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
 
 
 def test_blocks_change_nothing(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
