@@ -94,7 +94,7 @@ def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
 
 
 def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Bar]:
-    """Seconds and memory of a filter, beside DataComp's."""
+    """Seconds and memory of a filter, beside DataComp's; image_based_10k is image_based with 10,000 clusters."""
     op, work = f"filter_{name}", f"{name}, {rows} rows"
     faster = Bar(
         f"{op}_vs_datacomp",
@@ -246,6 +246,8 @@ BARS: tuple[Bar, ...] = (
     ),
     _filters("basic_filter", "3M", 0)[1],
     *_filters("image_based", "310k", 4),
+    *_filters("image_based_10k", "310k", 3),
+    *_filters("image_based_100k", "310k", 3),
     *_filters("image_based_intersect_clip_score", "310k", 4),
     _loss("worst", 1.6, 1.9),
     _loss("median", 1.9, 2.2),

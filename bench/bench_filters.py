@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from bench.harness import Absent, Side, require_equal
 from bench.watched import Watched, environment
 
 TEXT_SIZE, IMAGE_SIZE = FilterPoolSize(3_000_000, 10), FilterPoolSize(310_000, 8, clusters=1_000)
+# name: clusters; DataComp has 100,000
+MORE_CLUSTERS = {"image_based_10k": 10_000, "image_based_100k": 100_000}
 QUICK_TEXT, QUICK_IMAGE = FilterPoolSize(600, 2), FilterPoolSize(300, 2, clusters=12, targets=30)
 _CLUSTERS = 'centroids="{assets}/centroids.npy", target="{assets}/target.npy"'
 TEXT_FILTERS = {
@@ -174,10 +177,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
     options = harness.parse_options("bench_filters", argv, __doc__)
     bench = harness.Bench("bench_filters", options)
     with harness.WorkDir(options) as work:
-        for filters, size in (
-            (TEXT_FILTERS, QUICK_TEXT if options.quick else TEXT_SIZE),
-            (IMAGE_FILTERS, QUICK_IMAGE if options.quick else IMAGE_SIZE),
-        ):
+        image_size = QUICK_IMAGE if options.quick else IMAGE_SIZE
+        cases = [(TEXT_FILTERS, QUICK_TEXT if options.quick else TEXT_SIZE), (IMAGE_FILTERS, image_size)]
+        for name, clusters in MORE_CLUSTERS.items():
+            size = image_size if options.quick else replace(IMAGE_SIZE, clusters=clusters)
+            cases.append(({name: IMAGE_FILTERS["image_based"]}, size))
+        for filters, size in cases:
             pool = filter_pool(size, options.captions, options.cache)
             for name, case in filters.items():
                 time_filter(bench, pool, name, case, work)
