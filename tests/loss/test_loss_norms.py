@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss.torch_backend import forward  # noqa: E402
+from dcfast.loss.torch_backend import forward, tiles  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 
 
@@ -39,6 +39,22 @@ def test_the_bar_holds_for_features_in_a_cone(rows: int, common: float, pair: fl
     count = 3 if pair == 0 else 4
     reference.assert_close(found[:count], wanted[:count], torch.float32, plain[:count])
     assert reference.errors(found, wanted)[3] < 1e-4
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize(("rows", "width"), [(300, 512), (700, 96), (600, 8)])
+def test_both_ways_to_multiply_hold_the_bar(
+    rows: int, width: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = torch.ops.mkldnn._linear_pointwise if onednn else None
+    monkeypatch.setattr(tiles, "_onednn", lambda: product)
+    inputs = (*reference.features(rows, width), torch.tensor(30.0))
+    reference.assert_bar(dcfast.clip_loss, reference.naive_clip, *inputs)
+    wanted = inputs[0].double() @ inputs[1].double().T
+    assert (tiles.multiply(*inputs[:2], torch.empty(rows, rows)) - wanted).abs().max() < 1e-6
+    into = torch.ones(rows, width)
+    tiles.add_product(into, wanted.float(), inputs[1])
+    assert (into - 1 - wanted @ inputs[1].double()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("rows", [300, 700])

@@ -181,6 +181,6 @@ def _is_triton(features: Tensor) -> bool:
 
 
 # What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are all.
-KEPT_BYTES = 19 << 20
+KEPT_BYTES = 16 << 20
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256

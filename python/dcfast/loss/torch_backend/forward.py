@@ -5,7 +5,7 @@ overflowing. ``large_logits`` takes over where a whole row or column vanishes by
 features that are not normalised lead there, or scales far beyond those of trained models. Half precision is computed in
 float32. The host reads scale, shift and flag: on a GPU it waits for them.
 
-Cost, in products of M x N x D: one. Memory: a tile of 2 MiB beside results, 20 MiB of exponentials that are kept for
+Cost, in products of M x N x D: one. Memory: a tile of 2 MiB beside results, 16 MiB of exponentials that are kept for
 the gradient, and float32 copies of text features in half precision. The gradient is in ``gradient``. The functions are
 those of ``dcfast.loss.backend.Backend``, which explains them.
 """
@@ -19,7 +19,7 @@ import torch
 
 from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, SMALL, ClipStats, ClipSums, compute_dtype, kept_size
 from dcfast.loss.torch_backend import large_logits
-from dcfast.loss.torch_backend.tiles import Workspace, take_positives, widen
+from dcfast.loss.torch_backend.tiles import Workspace, multiply, take_positives, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def clip_sums(
     for rows in space.rows:
         part = widen(image[rows], text.dtype) * scale
         for cols, (z, *_), _ in space.tiles(rows):
-            torch.mm(part, text[cols].t(), out=z)
+            multiply(part, text[cols], z)
             take_positives(z, first + rows.start - cols.start, sums.diag[rows])
             exponentials(z, shift_value)
             sums.row_off[rows] += z.sum(1)

@@ -13,7 +13,7 @@ import torch
 
 from dcfast.loss.backend import BASE, BOTH, INVERSE, SHARE, ClipStats, Products, compute_dtype
 from dcfast.loss.torch_backend.forward import exponentials, tile_dtype
-from dcfast.loss.torch_backend.tiles import Workspace, positives, widen
+from dcfast.loss.torch_backend.tiles import Workspace, add_product, multiply, positives, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def clip_products(
             if not known:
                 dot_sums += gradient.fill(part, scaled, text[cols], dots=dots)
             if image_weights is not None:
-                part_sum.addmm_(gradient.weighted(*image_weights), text[cols])
+                add_product(part_sum, gradient.weighted(*image_weights), text[cols])
             if text_sum is not None and text_weights is not None:
                 grad = memory[1] if image_weights == text_weights else gradient.weighted(*text_weights)
                 text_sum[cols].addmm_(grad.t(), part)
@@ -100,11 +100,11 @@ class _Gradient:
 
         They are sums of logits until they are divided by the scale: their products with exponentials cannot overflow.
         """
-        z = torch.mm(scaled, text.t(), out=self._exponentials)
+        z = multiply(scaled, text, self._exponentials)
         if dots and self._scale:
             self._grad.copy_(z)
         elif dots:
-            torch.mm(part, text.t(), out=self._grad)
+            multiply(part, text, self._grad)
         if not self._flagged:
             exponentials(z, self._shift)
         z.diagonal(self._first).fill_(-math.inf if self._flagged else 0)

@@ -46,7 +46,7 @@ def siglip_block(
         part = tiles.widen(image[rows], text.dtype)
         part_sum = torch.zeros_like(part)
         for cols, (dots, g, terms), _ in space.tiles(rows):
-            torch.mm(part, text[cols].t(), out=dots)
+            tiles.multiply(part, text[cols], dots)
             torch.mul(dots, scale, out=g)
             if bias is not None:
                 g.add_(bias)
@@ -61,7 +61,7 @@ def siglip_block(
             sums[0] += torch.mul(g, dots, out=terms).sum(dtype=torch.float64)
             sums[1] += g.sum(dtype=torch.float64)
             if need_image:
-                part_sum.addmm_(g, text[cols])
+                tiles.add_product(part_sum, g, text[cols])
             if text_sum is not None:
                 text_sum[cols].addmm_(g.t(), part)
         if image_sum is not None and need_image:
