@@ -1,8 +1,5 @@
 """Dedup of a million signatures: seconds and memory of everything behind the decoding, by each kind of hash.
 
-    python -m bench.bench_dedup             # a million
-    python -m bench.bench_dedup --growth    # 10^4 to 10^7 as well: how the peak of memory grows
-
 Signatures are made up: uniform bits, of which one in a hundred is a copy by its bytes, and one in a hundred is within
 a few bits of another. So the answer is known: these pairs and no other, which is checked before a time counts. Each
 size runs in a process of its own, whose memory is watched. What is timed are the pieces of the stage, one after the
@@ -26,7 +23,6 @@ from bench.bars import Value
 from bench.harness import require_equal
 
 SIZE, QUICK_SIZE = 1_000_000, 20_000
-GROWTH = (10_000, 100_000, 1_000_000, 10_000_000)
 COPIES = 100
 """One of so many samples is a copy by its bytes, and one is near another."""
 SEGMENT_ROWS = 100_000
@@ -132,13 +128,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
         folder, rows, method = arguments[1:]
         print(json.dumps(search(Path(folder), int(rows), method)), flush=True)
         return {}
-    grows = "--growth" in arguments
-    options = harness.parse_options("bench_dedup", [word for word in arguments if word != "--growth"], __doc__)
+    options = harness.parse_options("bench_dedup", arguments, __doc__)
     bench = harness.Bench("bench_dedup", options)
     size, date = QUICK_SIZE if options.quick else SIZE, harness.now()
-    for rows in GROWTH if grows else ():
-        if rows != size:
-            measure(bench, rows, ["perceptual256"], date)
     measure(bench, size, list(DISTANCES), date)
     return bench.finish()
 

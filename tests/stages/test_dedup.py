@@ -21,7 +21,7 @@ from dcfast.run.dedup_command import DedupOptions, dedup_pool
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import FilterSummary
-from dcfast.stages.dedup import pairs
+from dcfast.stages.dedup import checks, pairs
 from dcfast.stages.dedup.pools import Block
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import load_subset, uid_format
@@ -331,6 +331,14 @@ def test_embeddings_that_do_not_fit(tmp_path: Path) -> None:
     np.savez(pool / "metadata/00000002.npz", l14_img=np.ones((2, 16), np.float16))
     with pytest.raises(PoolError, match="has 2 rows and"):
         dedup_pool(DedupOptions(pool=str(pool), **{**options, "out": str(tmp_path / "again")}))  # type: ignore[arg-type]
+
+
+def test_a_model_that_makes_embeddings_of_another_width(tmp_path: Path) -> None:
+    """Said before the pool is embedded; what the teacher makes is not known so early."""
+    npzs = [str(path) for path in (embedded(tmp_path / "older") / "metadata").glob("*.npz")]
+    with pytest.raises(PoolError, match=r"16 columns in .*older.*, and 512 in what ViT-B-32:openai makes: compute all"):
+        checks.check_embeddings(npzs, "l14_img", "ViT-B-32:openai")
+    checks.check_embeddings(npzs, "l14_img", "teacher")
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from dcfast.dedup.edges import SEMANTIC
 from dcfast.errors import PoolError
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.metadata import with_scores
+from dcfast.features.spec import TEACHER, parse_model
 from dcfast.filters.term import SCORES
 from dcfast.index.metadata import COLUMN_TYPES, column_matches, metadata_schema
 from dcfast.index.pool import Pool, pool_uid_rule
+from dcfast.models.clip import model_config
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.dedup.embeddings import embedding_kind
 from dcfast.stages.dedup.pools import methods_of
@@ -32,24 +34,28 @@ def check_dedup(run: Run) -> None:
             raise ValueError(f"--against {pool.root} is {what}: give older pools, each once")
         seen.append(str(pool.root))
     if SEMANTIC in methods_of(settings):
-        computed = settings.dedup_embeddings == ARRAY and "l14" in run.features
-        compared = [*([] if computed else [run.pool.metadata]), *(pool.metadata for pool in pools)]
-        _check_embeddings([sibling_npz(path) for files in compared for path in files], settings.dedup_embeddings)
+        model = run.features.get("l14") if settings.dedup_embeddings == ARRAY else None
+        compared = [*([] if model else [run.pool.metadata]), *(pool.metadata for pool in pools)]
+        npzs = [sibling_npz(path) for files in compared for path in files]
+        check_embeddings(npzs, settings.dedup_embeddings, model)
     if settings.dedup_keep == "score":
         for path in run.pool.metadata:
             _check_scores(run, path, settings.dedup_score)
 
 
-def _check_embeddings(npzs: list[str], array: str) -> None:
-    """Reads the head of each array: all must be there, and of one width."""
-    first = None
+def check_embeddings(npzs: list[str], array: str, model: str | None) -> None:
+    """Reads the head of each array: all must be there, and as wide as each other and as what ``model`` will make."""
+    first, where = None, f"what {model} makes"
+    if npzs and model is not None and model != TEACHER:
+        first = model_config(parse_model(model)[0])["embed_dim"]
     for npz in npzs:
-        kind = embedding_kind(Path(npz), array)
-        first = kind if first is None else first
-        if kind.shape[1] != first.shape[1]:
+        width = embedding_kind(Path(npz), array).shape[1]
+        if first is None:
+            first, where = width, npz
+        if width != first:
             raise PoolError(
-                f"duplicates by embeddings: {array!r} has {kind.shape[1]} columns in {npz}, and {first.shape[1]} in "
-                f"{npzs[0]}: compute all of them by one model, or leave the method semantic out"
+                f"duplicates by embeddings: {array!r} has {width} columns in {npz}, and {first} in {where}: "
+                "compute all of them by one model, or leave the method semantic out"
             )
 
 
