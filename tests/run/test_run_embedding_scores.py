@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dcfast.dedup.semdedup import semdedup
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter
 from dcfast.report.facts.metadata_rows import examine, metadata_files
@@ -226,6 +227,16 @@ def test_semdedup_and_density(pool: Path, tmp_path: Path) -> None:
     assert len(kept(tmp_path / "run")) == COUNT // 2 + 1  # as of any other fraction
     filtered(pool, tmp_path / "run", "density(l14, clusters=5, total=11, tau=0.1)", overwrite=True)
     assert len(kept(tmp_path / "run")) == 11
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3, 0.5])
+def test_semdedup_of_a_run_is_that_of_the_library(eps: float, pool: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    filtered(pool, tmp_path / "run", f"semdedup(l14, clusters=1, eps={eps})")
+    usable = np.flatnonzero(np.abs(IMAGE).sum(axis=1) > 0)
+    expected = usable[semdedup(IMAGE[usable], 1, eps).kept[0]]
+    assert kept(tmp_path / "run") - {uid_of(WITHOUT[0])} == {uid_of(int(i)) for i in expected}
+    assert 0 < len(expected) < len(usable)
 
 
 def test_scores_in_numpy_files(pool: Path, tmp_path: Path) -> None:
