@@ -79,6 +79,20 @@ def test_screened_scores_are_within_the_bound(metric: str, spread: int, dtype: t
         assert float((ready.bound / ready.gain).max()) < 0.01 * float(np.abs(scores).max())
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("threshold", [-np.inf, -1e38, 1.0, 1e38, np.inf])
+def test_infinite_thresholds_and_scores(metric: str, threshold: float) -> None:
+    """As the CPU finds them: scores beyond float32 are infinite."""
+    x = np.array([[1e20, 0], [1e25, 1], [3, 4], [-1e20, 5]], np.float32)
+    pairs = gpu.join(cases.search(x, x, metric), threshold, False, 1000, False)
+    for found, wanted in zip(pairs, dcfast.join(x, x, threshold, metric=metric), strict=True):
+        assert np.array_equal(found, wanted)
+    scores, indices = gpu.topk(cases.search(x, x, metric), 4, False)
+    wanted = dcfast.topk(x, x, 4, metric=metric)
+    assert np.array_equal(scores, wanted.scores)
+    assert np.array_equal(indices, wanted.indices)
+
+
 def test_rows_that_are_not_finite() -> None:
     a, b = cases.hard(90, 120, 8, "float32")
     a[70, 1], b[7, 3] = np.inf, np.nan

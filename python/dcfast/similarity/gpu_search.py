@@ -217,7 +217,9 @@ class DeviceSearch:
                     continue
                 found = self._slice(found, begin, len(found.part.index))
             ready = prepare_queries(queries.values, found.columns, self.screen)
-            limit = rounded_down(ready.scaled(threshold) - ready.bound)
+            # scores beyond the largest float32 are infinite, and reach a threshold that is
+            finite = min(threshold * self.sign, torch.finfo(torch.float32).max) * self.sign
+            limit = rounded_down(ready.scaled(finite) - ready.bound)
             for rows, cols in self._candidates(ready.values, found, limit):
                 scores = self._scores(queries.values, found, rows, cols)
                 kept = scores * self.sign >= threshold * self.sign
