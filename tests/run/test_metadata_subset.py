@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import FilterError, PoolError, RunError
-from dcfast.run.workflow import main, run
+from dcfast.run.workflow import _closing_lines, main, run
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.summaries import ReportSummary, TrainingSummary
 from dcfast.stages import train
 from dcfast.stages.filter import subsets
 from dcfast.uids.sets import load_subset, uid_format
@@ -185,6 +186,14 @@ def test_what_needs_pictures_is_refused_before_any_work(tmp_path: Path) -> None:
     pq.write_table(bad.set_column(0, "uid", dashed), early / "metadata/00000003.parquet")
     with pytest.raises(PoolError, match="none of the 10 metadata rows has a uid"):
         run(out, settings_of(early), last="filter")
+
+
+def test_a_training_that_nothing_scores_says_so(tmp_path: Path) -> None:
+    trained = TrainingSummary(model="", checkpoint="")
+    summaries: dict[str, Any] = {"train": trained, "report": ReportSummary.__new__(ReportSummary)}
+    assert "not scored: no evaluation sets were given (--evalsets DIR)" in _closing_lines(tmp_path, summaries)
+    del summaries["report"]  # it was not to go that far
+    assert not [line for line in _closing_lines(tmp_path, summaries) if "not scored" in line]
 
 
 def test_the_default_filter_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

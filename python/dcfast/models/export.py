@@ -121,7 +121,7 @@ def _main(arguments: argparse.Namespace) -> int:
     args = made_of(ExportOptions, given_options(arguments, ExportOptions))
     with not_left_empty(args.out):
         name = export_model(args.checkpoint, args.out, args.model)
-    say(f'{name}: open_clip.create_model_and_transforms("local-dir:{args.out}")')
+    say(f'{name}: open_clip.create_model_and_transforms("local-dir:{args.out}"), and model.eval() to embed')
     if (Path(args.out) / MERGES).exists():
         say(
             f'where the folder is moved: open_clip.get_tokenizer("local-dir:DIR", bpe_path="DIR/{MERGES}"), '

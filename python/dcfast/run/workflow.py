@@ -170,6 +170,8 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
         lines.append(f"damaged shards: {chosen.damaged_shards} (quarantine.parquet names each with its offset)")
     lines += _score_lines(out, summaries)
     if "report" in summaries:
+        if "train" in summaries and "evaluate" not in summaries:
+            lines.append("not scored: no evaluation sets were given (--evalsets DIR)")
         lines.append(f"report: {out / 'report.html'}")
     else:
         lines.append(f"run directory: {out}")
