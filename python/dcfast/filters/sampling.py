@@ -80,8 +80,8 @@ def draw_copies(
         TypeError, ValueError: an argument is of another type, or out of its range; total is above n x hard_cap (or n x
         10,000), draw above n.
     Memory: 28 bytes a row.   Cost: O(n + total), by one thread; 0.3 us a copy of a million rows, about 1 us of
-        ten times as many, which no cache holds. Under a soft cap also O(rounds x (highest - lowest score) / ln 2), with
-        total / draw rounds: a small draw with scores thousands apart costs more by this than by its copies.
+    ten times as many, which no cache holds. Under a soft cap also O(rounds x (highest - lowest score) / ln 2), with
+    total / draw rounds: a small draw with scores thousands apart costs more by this than by its copies.
     Source: csrc/core/filters/score_sampling.hpp.
     """
     if (soft_cap is None) == (hard_cap is None):
