@@ -93,6 +93,7 @@ def _locked(case: Case) -> list[str]:
 
 def _cluster(case: Case, address: str) -> list[str]:
     case.patch.setenv("RAY_AUTH_MODE", "token")
+    case.patch.setattr("ray.is_initialized", lambda: False)  # another test of this process may have joined one
     return ["--engine", "ray", "--ray-address", address]
 
 
