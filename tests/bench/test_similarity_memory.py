@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 memory = pytest.importorskip("bench.similarity_memory", reason="bench is part of the checkout, not of the package")
-pytest.importorskip("matplotlib", reason="the plot is drawn by it")
 
 
 def test_runs_within_its_bounds(tmp_path: Path) -> None:

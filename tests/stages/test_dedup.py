@@ -100,20 +100,13 @@ def test_groups_and_the_kept_one(keep: str, kept: dict[int, int], pool: Path, tm
         assert any("1 samples that are alike others have no score" in note for note in summary.notes)
 
 
+def command(pool: Path) -> list[str]:
+    return ["dedup", str(pool), "--methods", "content", "perceptual", "--max-distance", "6", "--quiet"]
+
+
 def test_command_says_what_it_found_and_goes_on(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same bytes after the tables were lost, and by two workers in another place."""
-    words = [
-        "dedup",
-        str(pool),
-        "--methods",
-        "content",
-        "perceptual",
-        "--max-distance",
-        "6",
-        "--keep",
-        "first",
-        "--quiet",
-    ]
+    words = [*command(pool), "--keep", "first"]
     out = tmp_path / "out"
     assert cli.main([*words, "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -138,18 +131,7 @@ def test_command_says_what_it_found_and_goes_on(pool: Path, tmp_path: Path, caps
 @pytest.mark.slow
 def test_a_killed_one_goes_on_where_it_was(pool: Path, tmp_path: Path) -> None:
     """Killed by SIGKILL before the n-th file gets its name, in one directory; the end is that of one that was not."""
-    words = [
-        "dedup",
-        str(pool),
-        "--methods",
-        "content",
-        "perceptual",
-        "--max-distance",
-        "6",
-        "--workers",
-        "1",
-        "--quiet",
-    ]
+    words = [*command(pool), "--workers", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
     assert dropped(tmp_path / "whole")
     words += ["--out", str(tmp_path / "out")]
