@@ -93,7 +93,6 @@ def _locked(case: Case) -> list[str]:
 
 def _cluster(case: Case, address: str) -> list[str]:
     case.patch.setenv("RAY_AUTH_MODE", "token")
-    case.patch.setattr("ray.is_initialized", lambda: False)  # another test of this process may have joined one
     return ["--engine", "ray", "--ray-address", address]
 
 
@@ -213,6 +212,7 @@ def test_both_refuse_alike(
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test of this process may have joined one
     monkeypatch.chdir(tmp_path)
     plain_pool(tmp_path / "pool").write()
     status, message, prepare = CASES[name]
