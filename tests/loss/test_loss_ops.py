@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
+from dcfast.loss.backend import SMALL  # noqa: E402
 from dcfast.loss.ops import clip as ops  # noqa: E402
 from dcfast.loss.ops import siglip as siglip_ops  # noqa: E402
 
@@ -50,10 +51,11 @@ def test_gradcheck(loss: Callable[..., torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_second_derivative_is_refused(loss: Callable[..., torch.Tensor]) -> None:
-    inputs = inputs_of()
+@pytest.mark.parametrize(("rows", "words"), [(9, "the losses have no second"), (SMALL + 1, "no autograd formula was")])
+def test_a_second_derivative_is_refused(loss: Callable[..., torch.Tensor], rows: int, words: str) -> None:
+    inputs = inputs_of(rows)
     (grad,) = torch.autograd.grad(loss(*inputs), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+    with pytest.raises(RuntimeError, match=words):
         grad.sum().backward()
 
 
@@ -129,10 +131,13 @@ def test_clip_loss_takes_a_models_bias_by_name() -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_to_one_graph(module: torch.nn.Module, dynamic: bool) -> None:
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for rows in (9, 12):
+    for rows in (9, 12, SMALL + 1):
         inputs = inputs_of(rows)
         found, wanted = reference.run(compiled, *inputs), reference.run(module, *inputs)
-        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        # a small batch has another way where nobody compiles
+        within = {"rtol": 1e-6, "atol": 1e-9} if rows <= SMALL else {"rtol": 0, "atol": 0}
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, **within)
     torch.compiler.reset()
 
 

@@ -15,12 +15,14 @@ __all__: list[str] = [
     "SearchTask",
     "any_above",
     "bad_row",
+    "clip_of_logits",
     "exp_sums",
     "group_join",
     "hamming_join",
     "hamming_self_join",
     "join",
     "select_kernels",
+    "siglip_of_logits",
     "topk",
 ]
 
@@ -66,6 +68,9 @@ def any_above(
 def bad_row(
     rows: numpy.typing.NDArray[numpy.generic], kind: str, zeros: bool, threads: typing.SupportsIndex
 ) -> tuple[int, bool] | None: ...
+def clip_of_logits(
+    logits: numpy.typing.NDArray[numpy.float64], rows: typing.SupportsIndex, gradient: bool
+) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...
 def exp_sums(
     x: numpy.typing.NDArray[numpy.float32],
     y: numpy.typing.NDArray[numpy.float32],
@@ -123,6 +128,12 @@ def join(
     numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.float32], int, bool
 ]: ...
 def select_kernels() -> str: ...
+def siglip_of_logits(
+    logits: numpy.typing.NDArray[numpy.float64],
+    rows: typing.SupportsIndex,
+    bias: typing.SupportsFloat | typing.SupportsIndex,
+    gradient: bool,
+) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...
 def topk(
     database: PackedDatabase,
     queries: numpy.typing.NDArray[numpy.generic],

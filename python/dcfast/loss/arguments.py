@@ -57,7 +57,8 @@ def as_scalar(value: object, name: str, features: Tensor) -> Tensor:
             raise TypeError(f"{name} must be floating-point, got {_name(value.dtype)}")
         if value.device.type == "meta" and features.device.type != "meta":
             raise ValueError(f"{name} must have a value, got a tensor on the meta device")
-        return value.reshape(()).to(device=features.device, dtype=dtype)
+        value = value if value.ndim == 0 else value.reshape(())
+        return value.to(device=features.device, dtype=dtype)
     if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
         raise TypeError(f"{name} must be a number or a tensor with one element, got {type(value).__name__}")
     number = value if isinstance(value, (int, float)) else float(value)  # numpy's
@@ -68,8 +69,8 @@ def as_scalar(value: object, name: str, features: Tensor) -> Tensor:
 
 def check_finite(value: Tensor, name: str) -> None:
     """Raises ValueError for a tensor on the CPU that is not finite."""
-    if value.device.type == "cpu" and not math.isfinite(float(value)):
-        raise ValueError(f"{name} must be finite, got {float(value)}")
+    if value.device.type == "cpu" and not math.isfinite(number := value.detach().item()):
+        raise ValueError(f"{name} must be finite, got {number}")
 
 
 def refuse_derivatives(*tensors: Tensor) -> None:

@@ -151,12 +151,12 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def stats_dtype(features: Tensor) -> torch.dtype:
     """float64 where torch does the work, float32 where Triton does."""
-    return torch.float32 if _is_triton(features) else torch.float64
+    return torch.float32 if has_triton(features) else torch.float64
 
 
 def kept_size(image: Tensor) -> int | torch.SymInt:
     """How many exponentials of a batch are kept between the passes: none by Triton, and none of a small batch."""
-    if _is_triton(image) or image.shape[0] <= SMALL:
+    if has_triton(image) or image.shape[0] <= SMALL:
         return 0
     most = KEPT_BYTES // compute_dtype(image.dtype).itemsize
     return torch.sym_min(image.shape[0] * image.shape[0], most)
@@ -168,11 +168,12 @@ def backend_for(features: Tensor) -> Backend:
     DCFAST_LOSS_BACKEND=torch or triton chooses: torch on any device, triton on the CPU too under TRITON_INTERPRET=1
     (float64 always goes to torch). Raises ValueError for another name.
     """
-    name = "dcfast.kernels.contrastive" if _is_triton(features) else "dcfast.loss.torch_backend"
+    name = "dcfast.kernels.contrastive" if has_triton(features) else "dcfast.loss.torch_backend"
     return cast("Backend", importlib.import_module(name))
 
 
-def _is_triton(features: Tensor) -> bool:
+def has_triton(features: Tensor) -> bool:
+    """Whether Triton does the work of these features."""
     chosen = os.environ.get("DCFAST_LOSS_BACKEND", "")
     if chosen not in ("", "torch", "triton"):
         raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {chosen!r}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from dcfast.loss import arguments
+from dcfast.loss import arguments, small
 from dcfast.loss.ops import clip as ops
 from dcfast.loss.ops import siglip as siglip_ops
 
@@ -55,7 +55,9 @@ def clip_loss_of_ranks(
     """``settings``: rank, world size, name of the group, schedule, local_loss, gather_with_grad of ``ClipLoss``."""
     inputs = _checked(image_features, text_features, logit_scale)
     arguments.refuse_derivatives(*inputs)
-    loss: Tensor = ops.clip_loss(*inputs, *settings)[0]
+    loss = small.clip_loss(*inputs) if settings == ops.ALONE and small.is_small(*inputs) else None
+    if loss is None:
+        loss = cast("Tensor", ops.clip_loss(*inputs, *settings)[0])
     if logit_bias is None:
         return loss
     bias = arguments.as_scalar(logit_bias, "logit_bias", image_features)
@@ -88,9 +90,16 @@ def siglip_loss_of_ranks(
     image, text, scale = _checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
     arguments.refuse_derivatives(image, text, scale, bias)
+    loss = None
+    if settings == siglip_ops.ALONE and small.is_small(image, text, scale, bias):
+        loss = small.siglip_loss(image, text, scale, bias)
+    if loss is not None:
+        return loss
     grad = torch.is_grad_enabled()
     needs = [grad and arguments.requires_grad(tensor) for tensor in (image, text, scale, bias)]
-    loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, [*needs[:2], needs[2] or needs[3]], *settings)[0]
+    loss = cast(
+        "Tensor", siglip_ops.siglip_loss(image, text, scale, bias, [*needs[:2], needs[2] or needs[3]], *settings)[0]
+    )
     return loss
 
 

@@ -101,8 +101,12 @@ def _stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     nll = torch.where(positive < floor, total.log() - diag, (off / positive).log1p())
     stats = off.new_empty(4, off.shape[0])
     stats[INVERSE], stats[BASE], stats[SHARE], stats[NLL] = total.reciprocal(), shift.double(), off / total, nll
-    # logits so large have not the digits of their dtype that exponentials want: float64 has
-    return stats, (total < floor).any() | ((shift > 2**-14 / info.eps) & shift.isfinite())
+    return stats, (total < floor).any() | _is_large(shift)
+
+
+def _is_large(shift: Tensor) -> Tensor:
+    """Whether logits are so large that they have not the digits of their dtype that exponentials want."""
+    return (shift > 2**-14 / torch.finfo(shift.dtype).eps) & shift.isfinite()
 
 
 def clip_log_sums(stats: Tensor) -> Tensor:
@@ -112,8 +116,12 @@ def clip_log_sums(stats: Tensor) -> Tensor:
 def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStats:
     shift = clip_shift(clip_norms(image), clip_norms(text), scale, image.shape[0])
     kept = text.new_empty(kept_size(image), dtype=compute_dtype(image.dtype))
-    sums = clip_sums(image, text, scale, shift, 0, kept)
-    stats = clip_stats((sums.row_off, sums.diag), (sums.col_off, sums.diag), shift)
+    if _is_large(shift):  # no sweep that serves nobody
+        rows, cols = (text.new_empty(4, text.shape[0], dtype=torch.float64) for _ in range(2))
+        stats = ClipStats(rows, cols, torch.ones((), dtype=torch.int32, device=text.device))
+    else:
+        sums = clip_sums(image, text, scale, shift, 0, kept)
+        stats = clip_stats((sums.row_off, sums.diag), (sums.col_off, sums.diag), shift)
     if int(stats.flag):
         by_row, by_col, diag = large_logits.clip_online(image, text, scale, stats.flag)
         large_logits.clip_restate(stats, (by_row, diag), (by_col, diag))

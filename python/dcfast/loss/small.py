@@ -1,0 +1,103 @@
+"""The losses of a small batch on the CPU, whose cost is that of calls and not of arithmetic: few of them.
+
+All is float64, and the matrix of logits is stored, half a megabyte at most. Where a gradient will be wanted the forward
+pass makes it, and the backward pass only scales.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+
+from dcfast._core import similarity as core
+from dcfast.loss.arguments import check_finite
+from dcfast.loss.backend import SMALL, has_triton
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NO_SECOND = b"the losses have no second derivative: use open_clip's loss"
+
+
+def is_small(image: Tensor, text: Tensor, *scalars: Tensor) -> bool:
+    """Whether the functions here may serve: not for compilers and torch.func, to whom a loss is one operator."""
+    return (
+        image.shape[0] <= SMALL
+        and image.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not has_triton(image)
+        and not any(map(functorch.is_functorch_wrapped_tensor, (image, text, *scalars)))
+    )
+
+
+def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor | None:
+    """``dcfast.clip_loss`` of checked arguments; None where the scale is 0, or logits are not finite or 600 apart."""
+    check_finite(scale, "logit_scale")
+    sides = _sides(image, text, scale)
+    made = core.clip_of_logits(_logits(*sides), image.shape[0], _is_wanted(image, text, scale))
+    return None if made is None or not sides[2] else _loss(image, text, scale, None, sides, made)
+
+
+def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor | None:
+    """``dcfast.siglip_loss`` of checked arguments; None where the scale is 0, or logits are not finite."""
+    check_finite(scale, "logit_scale")
+    check_finite(bias, "logit_bias")
+    sides, wanted = _sides(image, text, scale), _is_wanted(image, text, scale, bias)
+    made = core.siglip_of_logits(_logits(*sides), image.shape[0], bias.detach().item(), wanted)
+    return None if made is None or not sides[2] else _loss(image, text, scale, bias, sides, made)
+
+
+_Sides = tuple[Tensor, Tensor, float]  # features in float64, the scale
+_Made = tuple[float, float, float, "NDArray[np.float64]"]  # see core/similarity/small_losses.hpp
+
+
+def _sides(image: Tensor, text: Tensor, scale: Tensor) -> _Sides:
+    return image.detach().double(), text.detach().double(), scale.detach().item()
+
+
+def _logits(image: Tensor, text: Tensor, scale: float) -> NDArray[np.float64]:
+    return torch.mm(image, text.t()).mul_(scale).view(-1).numpy()
+
+
+def _is_wanted(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def _loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, sides: _Sides, made: _Made) -> Tensor:
+    loss: Tensor = _Loss.apply(image, text, scale, bias, sides, made)
+    return loss
+
+
+class _Loss(torch.autograd.Function):
+    """A loss whose gradient by the logits is known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, sides: _Sides, made: _Made
+    ) -> Tensor:
+        loss, along, total, gradient = made
+        needs, (image64, text64, factor) = ctx.needs_input_grad, sides
+        if gradient.size:
+            grad = torch.from_numpy(gradient).view(image.shape[0], -1)
+            ctx.save_for_backward(
+                torch.mm(grad, text64).mul_(factor) if needs[0] else None,
+                torch.mm(grad.t(), image64).mul_(factor) if needs[1] else None,
+                scale.new_full((), along / factor) if needs[2] else None,
+                scale.new_full((), total) if needs[3] else None,
+            )
+            ctx.dtypes = image.dtype, text.dtype, scale.dtype, scale.dtype
+        return scale.new_full((), loss)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        with torch.no_grad():
+            grads: list[Any] = [None if x is None else (x * upstream).to(dtype) for x, dtype in pairs]
+        if torch.is_grad_enabled():  # a graph of this pass is wanted
+            refuse: Any = torch._C._functions.DelayedError(_NO_SECOND, len(grads))
+            grads = list(refuse(*(x if x is None else x.requires_grad_() for x in grads)))
+        return *grads, None, None
