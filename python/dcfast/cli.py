@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dcfast.errors import did_you_mean
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
 
@@ -137,8 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plugins = plugin_names(STAGE_PLUGINS)
     if command in plugins:
         return _main_of("dcfast.run.plugin_stage")(rest, command)
-    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS, *plugins], n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(command, [*STAGES, *PROGRAMS, *plugins])
     say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE
 

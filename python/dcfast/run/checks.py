@@ -99,8 +99,8 @@ def check_start(
 def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
     """The stages from ``first`` to ``last`` that this run has; ValueError where there are none."""
     for name, value in (("--from", first), ("--to", last)):
-        if value is not None and value not in STAGES:
-            raise ValueError(f"{name} must be one of {', '.join(STAGES)}; got {value!r}")
+        if value is not None:
+            one_of(name, value, STAGES)
     begin = STAGES.index(first) if first else 0
     end = STAGES.index(last) if last else len(STAGES) - 1
     if begin > end:
