@@ -177,7 +177,7 @@ class Filter:
                     hint = "" if indices else did_you_mean(name, schema.names, cutoff=0.75)
                     raise PoolError(
                         f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
-                        "leave the filter out, or give metadata with this column{hint}"
+                        f"leave the filter out, or give metadata with this column{hint}"
                     )
                 kind = schema.field(indices[0]).type
                 use = term.uses.get(name, "text" if name == TEXT else "number")
