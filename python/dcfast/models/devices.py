@@ -18,6 +18,13 @@ PER_GPU = 2
 _POLL_S = 0.2
 
 
+def has_gpu() -> bool:
+    """Whether torch sees a GPU on this machine."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def resolve_device(device: str) -> str:
     """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
 
@@ -27,9 +34,7 @@ def resolve_device(device: str) -> str:
     one_of("device", device, DEVICE.choices)
     if device == "cpu":
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
+    if has_gpu():
         return "cuda"
     if device == "cuda":
         raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")

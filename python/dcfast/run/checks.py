@@ -113,13 +113,16 @@ def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
     return stages
 
 
-def check_work(run: Run, stages: list[str], *, overwrite: bool) -> None:
+def check_work(run: Run, stages: list[str], *, overwrite: bool, assume_gpu: bool = False) -> None:
     """What is wrong with these stages of a run, before the first begins.
 
+    Args:
+        assume_gpu: they will be run on a machine with a GPU.
     Raises:
         DcfastError, ValueError, OSError: in words.
     """
-    check_device(run, stages)
+    if not assume_gpu:
+        check_device(run, stages)
     check_stages(run, stages)
     _check_earlier(run, stages[0])
     place = comparison_dir(run)
