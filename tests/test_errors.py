@@ -55,7 +55,7 @@ def test_the_nearest_names_are_those_of_the_list() -> None:
         (lambda: check_recipe_field("warmup-step"), "warmup_steps"),
         (lambda: changed_recipe(scale("tiny"), {"precision": "amp_bf61"}), "amp_bf16"),
         (lambda: check_engine("lokal", 1), "local"),
-        (lambda: resolve_device("gpu-cuda"), "cuda"),
+        (lambda: resolve_device("gpu"), "cuda"),
         (lambda: resolve_precision("fp61", "cpu"), "fp16"),
         (lambda: feature_models({"l41": "teacher"}), "l14"),
         (lambda: WorldSpec.from_json({"row": 1}), "rows"),

@@ -81,7 +81,10 @@ def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, cutoff: f
     import difflib  # a short command has no need of it
 
     lower = {spelling.lower(): spelling for spelling in known}
-    near = difflib.get_close_matches(str(name).lower(), lower, n=most, cutoff=cutoff)
+    wanted = str(name).lower()
+    if wanted == "gpu" and "cuda" in lower:
+        wanted = "cuda"  # and not cpu, which is nearer by its letters
+    near = difflib.get_close_matches(wanted, lower, n=most, cutoff=cutoff)
     return f"; did you mean {' or '.join(repr(lower[spelling]) for spelling in near)}?" if near else ""
 
 
