@@ -116,6 +116,10 @@ def words(node: ast.expr, module: Module, scope: dict[str, ast.expr], depth: int
     if isinstance(node, ast.Name) and depth < 3:
         value = scope.get(node.id) or module.constants.get(node.id)
         return words(value, module, scope, depth + 1) if value is not None else HOLE
+    if isinstance(node, ast.BoolOp):
+        return words(node.values[0], module, scope, depth)
+    if isinstance(node, ast.Call) and called(node) == "did_you_mean":
+        return f"; did you mean {HOLE}?"
     if isinstance(node, ast.Call) and depth < 3 and isinstance(node.func, ast.Name):
         made = module.functions.get(node.func.id)
         if made is not None:
@@ -138,7 +142,8 @@ def assigned(function: ast.FunctionDef) -> dict[str, ast.expr]:
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if isinstance(node.value, (ast.JoinedStr, ast.Constant, ast.BinOp, ast.IfExp)):
+            is_hint = isinstance(node.value, (ast.Call, ast.BoolOp)) and "did_you_mean(" in ast.unparse(node.value)
+            if is_hint or isinstance(node.value, (ast.JoinedStr, ast.Constant, ast.BinOp, ast.IfExp)):
                 old = found.get(name)
                 if old is None or len(ast.unparse(node.value)) > len(ast.unparse(old)):
                     found[name] = node.value
@@ -178,7 +183,12 @@ def of_python(modules: list[Module]) -> Iterator[tuple[Path, str, str]]:
                 continue
             scope = scopes.get(id(node), {})
             name = called(node)
-            if name == "error" and isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "p":
+            of_parser = module.path.parts[-2:] == ("process", "parser.py")
+            if (
+                name == "error"
+                and isinstance(node.func, ast.Attribute)
+                and (of_parser or ast.unparse(node.func.value) == "p")
+            ):
                 name = "ArgumentTypeError"  # a parser of the command line refuses
             said = words(node.args[0], module, scope)
             if name == "say" and said.startswith("error: ") and module.path.name != "command.py":

@@ -99,6 +99,7 @@ ONE_PLACE = {
     "an npy is written or read": (r"np\.(save|savez\w*|load)\(", "storage/npz.py"),
     "JSON is parsed": (r"json\.(JSONDecoder|loads?)\((?!json\.dumps)", "storage/json_files.py"),
     "a file is mapped": (r"open_memmap\(|mmap_mode=|core_system\.MappedFile\(", "storage/mapped.py"),
+    "the nearest name is looked for": (r"get_close_matches\(", "errors.py"),
     "a tar header is parsed": (r"tarfile\.open\([^)]*\"r", ""),
 }
 """Job -> what its code looks like, and the one file of the package where it stands."""

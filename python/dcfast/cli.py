@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dcfast.errors import did_you_mean
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
 
 if TYPE_CHECKING:
-    import argparse
+    from dcfast.process.parser import ArgumentParser
 
 HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
@@ -66,14 +66,35 @@ def _stage(name: str, arguments: Sequence[str]) -> int:
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE[name]
-    if stage.placed_program and arguments and not arguments[0].startswith("-"):
-        return _main_of(stage.placed_program)(arguments)
-    if any(word.partition("=")[0] in stage.program_options for word in arguments):
-        return _main_of(f"{stage.program}.__main__")(arguments)
-    return _main_of(PROGRAMS["run"])(arguments, name)
+    if not stage.program_module:
+        return _main_of(PROGRAMS["run"])(arguments, name)
+    means_program = stage.means_program(arguments)
+    _refuse_the_other(name, arguments, means_program)
+    return _main_of(stage.program_module)(arguments) if means_program else _main_of(PROGRAMS["run"])(arguments, name)
 
 
-def parsers() -> dict[str, list[argparse.ArgumentParser]]:
+def _refuse_the_other(name: str, arguments: Sequence[str], means_program: bool) -> None:
+    """Ends the command where a word belongs to the other of the two commands of this name; says what means that one."""
+    from dcfast.rundir.stage_table import STAGE_TABLE
+
+    stage = STAGE_TABLE[name]
+    load = importlib.import_module
+    parsers = [lambda: load(PROGRAMS["run"]).parser(name), lambda: load(stage.program_module).parser()]
+    p: ArgumentParser = parsers[means_program]()
+    unknown = p.parse_known_args(arguments)[1]
+    if not unknown or not parsers[not means_program]().knows(unknown[0]):
+        return
+    program, word = stage.program_command(name), unknown[0].partition("=")[0]
+    if means_program:
+        chosen = next((w for w in arguments if w.partition("=")[0] in stage.program_options), arguments[0])
+        p.error(f"{word} belongs to stage {name} of a run, and {chosen} means {program}: leave one of them out")
+    p.error(
+        f"{word} belongs to {program}, and what means that is missing: {stage.program_choice}. Add it, or leave "
+        f"{word} out"
+    )
+
+
+def parsers() -> dict[str, list[ArgumentParser]]:
     """Every command's parsers, by its name: of a stage that is a program too, both. Cost: two seconds of imports."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
@@ -82,10 +103,8 @@ def parsers() -> dict[str, list[argparse.ArgumentParser]]:
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():
         found[name] = [run.parser(name)]
-        if stage.placed_program:
-            found[name].append(importlib.import_module(stage.placed_program).parser())
-        if stage.program:
-            found[name].append(importlib.import_module(f"{stage.program}.__main__").parser())
+        if stage.program_module:
+            found[name].append(importlib.import_module(stage.program_module).parser())
     return found
 
 
@@ -137,8 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plugins = plugin_names(STAGE_PLUGINS)
     if command in plugins:
         return _main_of("dcfast.run.plugin_stage")(rest, command)
-    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS, *plugins], n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(command, [*STAGES, *PROGRAMS, *plugins])
     say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE
 

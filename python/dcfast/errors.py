@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
 _ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
 """Codes that colour a terminal, move its cursor or name its window (ECMA-48). One that does not end takes nothing with
@@ -69,6 +73,19 @@ class RunError(DcfastError, RuntimeError):
 
 class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it."""
+
+
+def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """What the message of an unknown name ends with: the nearest of those there are, at most so many; empty where none
+    is near. Capitals make no difference."""
+    import difflib  # a short command has no need of it
+
+    lower = {spelling.lower(): spelling for spelling in known}
+    wanted = str(name).lower()
+    if wanted == "gpu" and "cuda" in lower:
+        wanted = "cuda"  # and not cpu, which is nearer by its letters
+    near = difflib.get_close_matches(wanted, lower, n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(repr(lower[spelling]) for spelling in near)}?" if near else ""
 
 
 def printable(text: str) -> str:

@@ -6,12 +6,13 @@ recipe at a size that two cores train in minutes; its results are never compared
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+
+from dcfast.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,15 @@ def scale(name: str) -> Scale:
     """The scale of that name; ValueError suggests the nearest."""
     if name in SCALES:
         return SCALES[name]
-    near = difflib.get_close_matches(name, SCALES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {name!r}{hint}")
+    raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {name!r}{did_you_mean(name, SCALES)}")
 
 
 def check_recipe_field(name: str) -> None:
     """ValueError where a recipe has no such field; names the nearest."""
     if name not in RECIPE_FIELDS:
         plain = name.replace("-", "_")
-        known = [_OTHER_NAMES[plain]] if plain in _OTHER_NAMES else []
-        near = known or difflib.get_close_matches(plain, RECIPE_FIELDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPE_FIELDS)}"
-        raise ValueError(f"no recipe field {name!r}; {hint}")
+        hint = did_you_mean(_OTHER_NAMES.get(plain, plain), RECIPE_FIELDS)
+        raise ValueError(f"no recipe field {name!r}{hint or '; there are ' + ', '.join(RECIPE_FIELDS)}")
 
 
 def _check_change(name: str, value: object, standard: object) -> None:
@@ -117,7 +114,8 @@ def changed_recipe(standard: Scale, changes: Mapping[str, bool | int | float | s
     if made.samples_seen < made.global_batch:
         raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}; see more")
     if made.precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
+        hint = did_you_mean(made.precision, PRECISIONS)
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}{hint}")
     if not 0 < made.crop_scale <= 1:
         raise ValueError(f"crop_scale must be in (0, 1]; got {made.crop_scale}")
     return made

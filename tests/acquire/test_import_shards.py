@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,25 @@ def test_the_command_says_what_to_run_next(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert "3 samples" not in said.out  # the fourth stays in the shard
     assert "4 samples; shards: 1 linked; metadata: 1 written\nnote: 1 of 4 samples have no picture" in said.out
-    assert f"next: dcfast run --pool {tmp_path / 'pool'} --no-train --to verify" in said.out
+    assert f"next: dcfast run --pool {tmp_path / 'pool'} --set global_batch=2 --to verify  " in said.out
     assert "source: 1 .tar; taken: shards" in said.err
     assert cli.main([*words, "--shard-size", "0"]) == 2
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(12, "4"), (129, None)])
+def test_the_next_command_runs_as_it_is_and_trains_in_the_same_directory(
+    samples: int, batch: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain_pool(tmp_path / "my source", samples, 1).write()
+    assert cli.main(["import", "my source", "--out", "my pool", "--quiet", "--workers", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1].partition("next: dcfast ")[2].partition("    (")[0]
+    words = [*shlex.split(line), "--workers", "1", "--quiet"]
+    assert (f"global_batch={batch}" in words) == (batch is not None)
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert (tmp_path / "runs/tiny/verify.json").exists()
+    at = words.index("--to")
+    assert cli.main([*words[:at], *words[at + 2 :], "--dry-run"]) == 0, capsys.readouterr().err
 
 
 def test_nothing_to_import_says_what_there_is(tmp_path: Path) -> None:

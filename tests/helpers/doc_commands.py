@@ -115,9 +115,7 @@ def parsed(
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE.get(words[1])
-    placed = stage and stage.placed_program and len(words) > 2 and not words[2].startswith("-")
-    named = stage and any(word.partition("=")[0] in stage.program_options for word in words)
-    is_program = stage and (as_module or named or placed)
+    is_program = stage and (as_module or stage.means_program(words[2:]))
     parser, rest = parsers[words[1]][-1 if is_program else 0], list(words[2:])
     for other in parsers[words[1]]:
         more = other.prog.split()[2:] if other.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``

@@ -62,5 +62,5 @@ def small(out: Path, *sources: TrainSource, overrides: dict[str, Any] | None = N
         **{"samples_seen": 64, "global_batch": 8, "warmup_steps": 2, "checkpoints": 2},
         **(overrides or {}),
     }
-    options = {"workers": 0, "threads": 1, "log_every": 1, **options}
+    options = {"device": "cpu", "workers": 0, "threads": 1, "log_every": 1, **options}
     return TrainSettings(out=str(out), sources=sources, overrides=recipe, **options)

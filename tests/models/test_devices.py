@@ -53,5 +53,5 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="device cuda was asked for, but torch sees no GPU"):
         resolve_device("cuda")
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda; got 'gpu'"):
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda; got 'gpu'; did you mean 'cuda'"):
         resolve_device("gpu")

@@ -229,3 +229,44 @@ def test_both_refuse_alike(
     assert done.startswith("error: ")
     assert re.search(message, done), done
     assert everything(tmp_path) == before
+
+
+NO_GPU = "this machine has no GPU: train cannot be run or timed here; "
+
+
+@pytest.mark.parametrize("words", [["--scale", "small"], ["--device", "cuda"], ["--device", "cuda", "--to", "train"]])
+def test_a_plan_for_a_machine_with_a_gpu(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pool = plain_pool(tmp_path / "pool").write()
+    given = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", "--compare", "none", *words]
+    few = ["--set", "global_batch=4"]
+    assert main([*given, *few]) == 1
+    plain = capsys.readouterr()
+    assert plain.out.splitlines()[-1] == f"{NO_GPU}--assume-gpu plans for one that has a GPU"
+    assert "GPU" in plain.err
+    assert main([*given, *few, "--assume-gpu"]) == 0
+    assumed = capsys.readouterr()
+    assert assumed.out.splitlines()[-1] == f"{NO_GPU}the plan is for one that has a GPU"
+    assert assumed.err == ""
+    assert re.search(r"^train +to do .* \?$", assumed.out, re.MULTILINE), "no time of what cannot be tried here"
+    # all else is checked as ever: a pool of 12 rows fills no batch of the scale
+    assert main([*given, "--assume-gpu"]) == 1
+    refused = capsys.readouterr()
+    assert refused.out.splitlines()[-1] == assumed.out.splitlines()[-1]
+    assert "fewer than one batch of" in refused.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_where_nothing_lacks_a_gpu_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = plain_pool(tmp_path / "pool").write()
+    given = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--no-train", "--scale", "small"]
+    assert main([*given, "--dry-run", "--assume-gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "has no GPU" not in said
+    assert not re.search(r" \?$", said, re.MULTILINE)
+    assert main([*given, "--assume-gpu"]) == 2
+    assert "add --dry-run, or leave --assume-gpu out" in capsys.readouterr().err

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from dcfast.cli import parsers
 from dcfast.scales import PRECISIONS, RECIPE_FIELDS, SCALES, Scale, scale
+from dcfast.storage.lock import take_lock
+from dcfast.train.__main__ import main, parser, settings_of
+from dcfast.train.session import train
+from train_builder import build_pool
 
 
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from dcfast.train.__main__ import main
-
     assert main(["--shards", "a"]) == 2
     assert "give --out DIR" in capsys.readouterr().err
     assert main(["--out", str(tmp_path)]) == 2
@@ -53,9 +59,122 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert said[1:] == ["python -m dcfast.train --help lists the options"], "and no screen of all options"
 
 
-def test_samples_seen_is_an_option_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from dcfast.train.__main__ import main, parser, settings_of
+launching = importlib.import_module("dcfast.train.launch")  # the package has a function of that name
+FEW = ["--set", "global_batch=8", "--set", "samples_seen=64", "--set", "checkpoints=2", "--set", "precision=fp32"]
 
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = build_pool(tmp_path / "pool", 20)
+    out = tmp_path / "out"
+    words = ["--shards", str(pool), "--out", str(out), "--device", "cpu", "--workers", "0", *FEW]
+    before = _tree(tmp_path)
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "8 steps of 8 samples (64, from 20), on 1 process, cpu" in said
+    assert "global_batch 8 instead of 128" in said
+    assert "it begins anew" in said
+    assert _tree(tmp_path) == before
+    assert not out.exists()
+
+    settings = settings_of(parser().parse_args(words))[1]
+
+    def leave(step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, on_step=leave)
+    (out / "train/checkpoints/epoch_2.pt").mkdir()  # the training would give it another name
+    before = _tree(tmp_path)
+    capsys.readouterr()
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "it goes on from epoch_1.pt, step 4" in said
+    assert "note: checkpoint epoch_2.pt is a directory" in said
+    assert _tree(tmp_path) == before
+    assert (out / "train/checkpoints/epoch_2.pt").is_dir()
+    assert main([*words, "--dry-run", "--seed", "1"]) == main([*words, "--seed", "1"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "is of another training (seed: 0 there, 1 now)" in line] == said[-1:] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--shards", "AT/none"], 1, "no such directory"),
+        (["--shards", "AT/pool"], 1, "fewer than one batch of 128"),
+        (["--shards", "AT/pool", *FEW, "--processes", "3"], 2, "does not divide among 3 ranks"),
+        (["--shards", "AT/pool", *FEW, "--set", "model=ViT-B-23"], 2, "did you mean 'ViT-B-32'"),
+        (["--shards", "AT/pool", *FEW, "--device", "cuda"], 2, "torch sees no GPU on this machine"),
+        (["--shards", "AT/pool", *FEW, "--out", "AT/file"], 1, "out must be a directory"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_training_refuses(
+    words: list[str], status: int, message: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    build_pool(tmp_path / "pool", 20)
+    (tmp_path / "file").write_text("")
+    given = ["--out", str(tmp_path / "o"), *(word.replace("AT", str(tmp_path)) for word in words)]
+    said = []
+    for dry in (["--dry-run"], []):
+        assert main([*given, *dry]) == status, dry
+        said.append(capsys.readouterr().err)
+        assert message in said[-1], dry
+        assert not dry or not (tmp_path / "o").exists()
+    assert said[0] == said[1]
+
+
+def test_a_dry_run_refuses_where_a_training_is_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "o/train").mkdir(parents=True)
+    lock = take_lock(tmp_path / "o/train/.lock")
+    try:
+        build_pool(tmp_path / "pool", 20)
+        assert main(["--out", str(tmp_path / "o"), "--shards", str(tmp_path / "pool"), *FEW, "--dry-run"]) == 1
+    finally:
+        os.close(lock)
+    assert "another training is at work there" in capsys.readouterr().err
+
+
+def test_a_plan_for_a_machine_with_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["--out", str(tmp_path / "o"), "--shards", str(build_pool(tmp_path / "pool", 20)), *FEW, "--device", "cuda"]
+    assert main([*words, "--dry-run", "--assume-gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "on a process for each GPU, cuda" in said
+    assert "this machine has no GPU: the plan is for one that has a GPU" in said
+    assert main([*words, "--assume-gpu"]) == 2
+    assert "add --dry-run, or leave --assume-gpu out" in capsys.readouterr().err
+    assert (
+        main([*words, "--set", "global_batch=0", "--dry-run", "--assume-gpu"]) == 2
+    )  # and all else that is wrong stays wrong
+
+
+def test_the_device_is_that_of_all_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_parsers = {
+        action.help for its in parsers().values() for one in its for action in one.shown_actions()
+        if "--device" in action.option_strings
+    }  # fmt: skip
+    assert of_parsers == {"of models; auto: a GPU if there is one; one of auto, cpu, cuda (default auto)"}
+    settings = settings_of(parser().parse_args(["--out", str(tmp_path), "--shards", "a"]))[1]
+    assert settings.device == "auto"
+    used: list[str] = []
+    monkeypatch.setattr(launching, "train", lambda settings, on_step: used.append(settings.device))
+    monkeypatch.setattr(launching, "_gpus", lambda: 1)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        launching.launch(settings)
+    assert used == ["cuda", "cpu"]
+
+
+def test_samples_seen_is_an_option_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--out", str(tmp_path), "--shards", "a", "--samples-seen", "1280"]
     short = settings_of(parser().parse_args([*words, "--set", "checkpoints=2"]))[1]
     long = settings_of(parser().parse_args([*words[:4], "--set", "samples_seen=1280", "--set", "checkpoints=2"]))[1]

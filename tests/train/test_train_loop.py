@@ -420,7 +420,7 @@ def test_sources_that_make_no_sense(tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_there(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch finds no GPU"):
+    with pytest.raises(ValueError, match="torch sees no GPU"):
         train(small(tmp_path, source, device="cuda"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,6 +14,8 @@ from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
+from dcfast.rundir.settings import Settings
+from dcfast.scales import scale, smaller_batch
 
 
 def parser() -> ArgumentParser:
@@ -46,10 +49,13 @@ def report_lines(out: str, report: ImportReport) -> list[str]:
     shards = [f"{count:,} {what}" for what, count in {**counts, "written": report.written}.items() if count]
     metadata = {"linked": report.metadata_linked, "written": report.metadata_written}
     tables = [f"{count:,} {what}" for what, count in metadata.items() if count]
+    batch = scale(Settings.scale).global_batch  # of a run without further options
+    smaller = "" if report.samples >= batch else f" --set global_batch={smaller_batch(report.samples // 2)}"
     return [
         f"{report.samples:,} samples; shards: {', '.join(shards)}; metadata: {', '.join(tables)}",
         *(f"passed over: {line}" for line in report.passed.lines),
         *(f"note: {note}" for note in report.notes),
         f"pool: {out}",
-        f"next: dcfast run --pool {out} --no-train --to verify    (then without these two, to train on it)",
+        f"next: dcfast run --pool {shlex.quote(out)}{smaller} --to verify    (then without --to verify, to train on "
+        "it)",
     ]

@@ -15,7 +15,7 @@ from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The command line of ``python -m dcfast.decontamination``."""
     p = ArgumentParser(
         prog="dcfast decontaminate",

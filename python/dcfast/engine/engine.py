@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from dcfast.engine.piece import Piece, S, perform
+from dcfast.process.options import one_of
 
 ENGINES = ("local", "ray")
 MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
@@ -64,8 +65,7 @@ class SinglesHere(Engine):
 
 def check_engine(name: str, workers: int) -> None:
     """ValueError for an engine that there is none of, or a number of workers that it cannot have."""
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    one_of("engine", name, ENGINES)
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     if name == "local" and workers > MOST_PROCESSES:

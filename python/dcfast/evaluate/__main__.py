@@ -50,7 +50,7 @@ class EvaluateOptions:
     quiet: bool = option(False, "no progress")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The command line."""
     p = ArgumentParser(
         prog="python -m dcfast.evaluate",

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
-from dcfast.errors import EvalsetError
+from dcfast.errors import EvalsetError, did_you_mean
 from dcfast.evaluate.folders import COUNT_FILE, count_remark, list_set_tars
 from dcfast.evaluate.hub import hub_files
 from dcfast.evaluate.hub_set import check_hub_set, hub_set_files, read_hub_set
@@ -115,7 +115,8 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
         expected = f"expected one of {', '.join(DEFAULT_METRICS)}"
         stated = _lines(folder / TYPE_FILE, expected)[0][0]
         if stated not in DEFAULT_METRICS:
-            raise EvalsetError(f"{folder / TYPE_FILE}: {expected}; got {stated[:80]!r}")
+            hint = did_you_mean(stated[:80], DEFAULT_METRICS)
+            raise EvalsetError(f"{folder / TYPE_FILE}: {expected}; got {stated[:80]!r}{hint}")
         return stated
     if (folder / CLASS_FILE).exists():
         return "classification"

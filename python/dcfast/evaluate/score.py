@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import EvalsetError
+from dcfast.errors import EvalsetError, did_you_mean
 from dcfast.evaluate.embed import Embedder, ImageBatch
 from dcfast.evaluate.metrics import (
     Ints,
@@ -75,9 +75,10 @@ def score_evalset(evalset: EvalSet, embedder: Embedder) -> Score:
     score = scorer(evalset, embedder)
     score.metrics["main_metric"] = score.metrics.get(evalset.task.main_metric)
     if evalset.task.main_metric and evalset.task.main_metric not in score.metrics:
+        known = [name for name in score.metrics if ":" not in name and name != "main_metric"]
         raise EvalsetError(
             f"{evalset.folder}: its main metric {evalset.task.main_metric!r} is none of a set of kind {kind}: "
-            f"{', '.join(name for name in score.metrics if ':' not in name and name != 'main_metric')}"
+            f"{', '.join(known)}{did_you_mean(evalset.task.main_metric, known)}"
         )
     if evalset.task.random_score is not None:
         score.chance = evalset.task.random_score

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from dcfast.dedup.signature_file import SignedSet
+from dcfast.errors import did_you_mean
 from dcfast.evaluate.import_set import EvalsetOptions, EvalsetReport, import_evalset
 from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
 from dcfast.process.command import run_command
@@ -14,8 +15,10 @@ from dcfast.process.options import add_options, given_options, made_of
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
 
+ACTIONS = ("import", "sign")
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> ArgumentParser:
     """The command line of ``dcfast evalsets import``."""
     p = ArgumentParser(
         prog="dcfast evalsets import",
@@ -26,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def sign_parser() -> argparse.ArgumentParser:
+def sign_parser() -> ArgumentParser:
     """The command line of ``dcfast evalsets sign``."""
     p = ArgumentParser(
         prog="dcfast evalsets sign",
@@ -47,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument(
         "action",
-        choices=("import", "sign"),
         help="import FOLDER, or sign SETS: `dcfast evalsets import --help` lists the options of it",
     )
-    p.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    p.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
     given = p.parse_args(argv)
+    if given.action not in ACTIONS:
+        hint = did_you_mean(given.action, ACTIONS)
+        p.error(f"expected {' or '.join(ACTIONS)} as the first word; got {given.action!r}{hint}")
     rest: list[str] = given.rest
     if given.action == "sign":
         signing = sign_parser().parse_args(rest)

@@ -6,13 +6,12 @@ one scorer serve both.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from dcfast.errors import EvalsetError, PoolError
+from dcfast.errors import EvalsetError, PoolError, did_you_mean
 from dcfast.evaluate.folders import evalset_folders, list_set_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.index.pool import check_name
@@ -67,7 +66,7 @@ class EvalTask(Record):
 def _problem(task: EvalTask) -> str:
     """What is wrong with a task, in words; empty where nothing is."""
     if task.kind not in KINDS:
-        return f"kind must be one of {', '.join(KINDS)}; got {task.kind!r}"
+        return f"kind must be one of {', '.join(KINDS)}; got {task.kind!r}{did_you_mean(task.kind, KINDS)}"
     if not task.key or not task.directory:
         return f"it names no {'directory' if task.key else 'key'}"
     if task.group_field and task.group_field not in task.metadata_fields:
@@ -184,9 +183,8 @@ def chosen_tasks(directory: Path, sets: Sequence[str] | None) -> list[tuple[Eval
     key_of = {name: task.key for task, _ in tasks for name in (task.directory, set_name(task.directory), task.key)}
     for name in sets:
         if name not in key_of:
-            near = difflib.get_close_matches(name, key_of, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(task.key for task, _ in tasks)}"
-            raise EvalsetError(f"--sets: {directory} has no evaluation set {name!r}; {hint}")
+            hint = did_you_mean(name, key_of) or f"; there are {', '.join(task.key for task, _ in tasks)}"
+            raise EvalsetError(f"--sets: {directory} has no evaluation set {name!r}{hint}")
     chosen = {key_of[name] for name in sets}
     return [(task, folder) for task, folder in tasks if task.key in chosen]
 

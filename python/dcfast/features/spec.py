@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcfast.process.options import one_of
+
 PREFIXES = ("b32", "l14")
 """DataComp's: ``clip_b32_similarity_score``, ``b32_img``, ``b32_txt``, and the same of l14."""
 TEACHER = "teacher"
@@ -69,7 +71,6 @@ def feature_models(features: Mapping[str, str]) -> list[FeatureModel]:
     """
     prefixes_of: dict[tuple[str, str | None], list[str]] = {}
     for prefix in sorted(features):
-        if prefix not in PREFIXES:
-            raise ValueError(f"features: the prefix must be one of {', '.join(PREFIXES)}; got {prefix!r}")
+        one_of("features: the prefix", prefix, PREFIXES)
         prefixes_of.setdefault(parse_model(features[prefix]), []).append(prefix)
     return [FeatureModel(tuple(prefixes), name, pretrained) for (name, pretrained), prefixes in prefixes_of.items()]

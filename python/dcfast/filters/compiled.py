@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import PoolError
+from dcfast.errors import PoolError, did_you_mean
 from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term, build_without_code
 from dcfast.filters.expression import And, Call, Expression, Not, Or, parse
@@ -175,11 +174,10 @@ class Filter:
                 indices = schema.get_all_field_indices(name)
                 if len(indices) != 1:
                     what = "needs the column" if not indices else "found more than once the column"
-                    near = [] if indices else difflib.get_close_matches(name, schema.names, n=1, cutoff=0.75)
-                    hint = f" (did you mean {near[0]!r}?)" if near else ""
+                    hint = "" if indices else did_you_mean(name, schema.names, cutoff=0.75)
                     raise PoolError(
-                        f"filter {term} {what} {name!r}{hint}: {file} has {', '.join(schema.names) or 'no columns'}; "
-                        "leave the filter out, or give metadata with this column"
+                        f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
+                        f"leave the filter out, or give metadata with this column{hint}"
                     )
                 kind = schema.field(indices[0]).type
                 use = term.uses.get(name, "text" if name == TEXT else "number")

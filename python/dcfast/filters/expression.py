@@ -15,13 +15,12 @@ What the names mean is in terms.py.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-from dcfast.errors import FilterError
+from dcfast.errors import FilterError, did_you_mean
 from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
 MAX_CHARACTERS = 65_536
@@ -319,8 +318,7 @@ def _flat(parts: Sequence[Expression], kind: type[And] | type[Or]) -> tuple[Expr
 
 
 def nearest_name(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    return did_you_mean(name, known, cutoff=0.5) or f"; known: {', '.join(known)}"
 
 
 def parse(text: str, build: Callable[[Call], Expression]) -> Expression:

@@ -6,7 +6,6 @@ trusted, and says which weights a model holds by their hash.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import CorruptDataError, MissingDependencyError
+from dcfast.errors import CorruptDataError, MissingDependencyError, did_you_mean
 from dcfast.models.captions import Tokenizer, read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
 from dcfast.models.folder import (
@@ -105,9 +104,7 @@ def _checked_name(name: str) -> str:
     name = name.replace("/", "-")
     if name in known:
         return name
-    lower = {k.lower(): k for k in reversed(known)}
-    nearest = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(lower[n]) for n in nearest)}?" if nearest else ""
+    hint = did_you_mean(name, reversed(known), most=3, cutoff=0.5)
     raise ValueError(f"open_clip knows no model {name!r}{hint} ({len(known)} names: dcfast.models.model_names())")
 
 
@@ -154,8 +151,7 @@ def _check_tag(name: str, tag: str) -> None:
     tags = _open_clip().list_pretrained_tags_by_model(name)
     if tag in tags:
         return
-    nearest = difflib.get_close_matches(tag, tags, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(tag, tags)
     raise ValueError(
         f"pretrained {tag!r} is neither a file nor a tag of {name}{hint} (its tags: {', '.join(tags) or 'none'})"
     )

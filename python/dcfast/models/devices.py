@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dcfast.process.shared_options import PRECISION
+from dcfast.process.options import one_of
+from dcfast.process.shared_options import DEVICE, PRECISION
 from dcfast.storage.lock import take_lock
 from dcfast.storage.temporary import own_folder
 
@@ -17,19 +18,23 @@ PER_GPU = 2
 _POLL_S = 0.2
 
 
+def has_gpu() -> bool:
+    """Whether torch sees a GPU on this machine."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def resolve_device(device: str) -> str:
     """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: another name, or ``cuda`` where torch sees no GPU.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda; got {device!r}")
+    one_of("device", device, DEVICE.choices)
     if device == "cpu":
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
+    if has_gpu():
         return "cuda"
     if device == "cuda":
         raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")
@@ -45,8 +50,7 @@ def resolve_precision(precision: str, device: str) -> tuple[str, bool]:
     Raises:
         ValueError: another name.
     """
-    if precision not in PRECISION.choices:
-        raise ValueError(f"precision must be one of {', '.join(PRECISION.choices)}; got {precision!r}")
+    one_of("precision", precision, PRECISION.choices)
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "amp"
     return ("fp32", True) if precision == "amp" else (precision, False)

@@ -6,11 +6,11 @@ left to the shell, which completes files.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dcfast.process.options import values_of
+from dcfast.process.parser import ArgumentParser
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -38,7 +38,7 @@ class Command:
     words: tuple[Word, ...]
 
 
-def commands_of(parsers: Mapping[str, Sequence[argparse.ArgumentParser]]) -> list[Command]:
+def commands_of(parsers: Mapping[str, Sequence[ArgumentParser]]) -> list[Command]:
     """What can be completed of some commands, by their parsers; the first of one describes it."""
     commands = []
     for name, several in parsers.items():
@@ -47,9 +47,9 @@ def commands_of(parsers: Mapping[str, Sequence[argparse.ArgumentParser]]) -> lis
     return commands
 
 
-def _words(parser: argparse.ArgumentParser) -> Iterator[Word]:
-    for action in parser._actions:
-        if action.option_strings and action.help != argparse.SUPPRESS:
+def _words(parser: ArgumentParser) -> Iterator[Word]:
+    for action in parser.shown_actions():
+        if action.option_strings:
             help = _line(action.help and action.help.replace("%%", "%"))
             yield Word(tuple(action.option_strings), help, action.nargs != 0, values_of(action))
 

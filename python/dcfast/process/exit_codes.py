@@ -17,7 +17,8 @@ TERMINATED = 128 + _signal.SIGTERM
 
 MEANINGS = {
     DONE: "done",
-    FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
+    FAILED: "failed, or refused before work: data, files, a filter or a run are not as they must be, or something "
+    "unforeseen",
     USAGE: "nothing was done: arguments that make no sense, or a scale without its pool (what it needs is printed)",
     LOST: "a run kept nothing, or lost over half of its pool before the filter: a warning says why and what to do",
     PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import difflib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
+
+from dcfast.errors import did_you_mean
 
 _KEY = "dcfast option"
 _VALUES = "dcfast_values"  # of an action: not its choices, which argparse would check with words of its own
@@ -209,6 +210,4 @@ def one_of(name: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         if len(known) == 1:
             raise ValueError(f"{name} can only be {known[0]}; got {value}")
-        nearest = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{hint}")
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}")

@@ -9,6 +9,12 @@ from dcfast.process.options import Option
 MOST_SEED = (1 << 63) - 1
 
 
+def check_assumed(assume_gpu: bool, dry_run: bool) -> None:
+    """ValueError where work that is to be done here is told of a GPU elsewhere."""
+    if assume_gpu and not dry_run:
+        raise ValueError("--assume-gpu is of a plan alone: add --dry-run, or leave --assume-gpu out")
+
+
 def _names(text: str) -> list[str]:
     """``"b, a,b"`` as a sorted list of names, each once."""
     names = sorted({name.strip() for name in text.split(",")} - {""})
@@ -17,6 +23,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
+ASSUME_GPU = Option("with --dry-run, on a machine without a GPU (a login node): the plan is for one that has a GPU")
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))
 DEVICE = Option("of models; auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
 EVAL_LIMIT = Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from dcfast.errors import did_you_mean
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
 from dcfast.resharding.output import (
@@ -190,7 +191,8 @@ def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, 
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
         raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if uid_from not in ("json", "url", "key"):
-        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
+        hint = did_you_mean(uid_from, ("json", "url", "key"))
+        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}{hint}")
     if not 0 <= threads < 1 << 32:
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
 

@@ -99,8 +99,8 @@ def check_start(
 def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
     """The stages from ``first`` to ``last`` that this run has; ValueError where there are none."""
     for name, value in (("--from", first), ("--to", last)):
-        if value is not None and value not in STAGES:
-            raise ValueError(f"{name} must be one of {', '.join(STAGES)}; got {value!r}")
+        if value is not None:
+            one_of(name, value, STAGES)
     begin = STAGES.index(first) if first else 0
     end = STAGES.index(last) if last else len(STAGES) - 1
     if begin > end:
@@ -113,13 +113,16 @@ def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
     return stages
 
 
-def check_work(run: Run, stages: list[str], *, overwrite: bool) -> None:
+def check_work(run: Run, stages: list[str], *, overwrite: bool, assume_gpu: bool = False) -> None:
     """What is wrong with these stages of a run, before the first begins.
 
+    Args:
+        assume_gpu: they will be run on a machine with a GPU.
     Raises:
         DcfastError, ValueError, OSError: in words.
     """
-    check_device(run, stages)
+    if not assume_gpu:
+        check_device(run, stages)
     check_stages(run, stages)
     _check_earlier(run, stages[0])
     place = comparison_dir(run)

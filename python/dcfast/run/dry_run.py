@@ -107,11 +107,33 @@ def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
     run = look_at_run(out, settings, overwrite=how.overwrite)
     stages = select_stages(run, how.first, how.last)
     try:
-        check_work(run, stages, overwrite=how.overwrite)
+        check_work(run, stages, overwrite=how.overwrite, assume_gpu=how.assume_gpu)
     except (RunError, MissingDependencyError) as error:
         say(describe(run, stages, how.workers, here=_left_of(run, stages)))
+        _say_no_gpu(run, stages, how)
         raise error
-    say(describe(run, stages, how.workers))
+    lacking = how.assume_gpu and bool(_without_gpu(run, stages))
+    say(describe(run, stages, how.workers, here=_left_of(run, stages) if lacking else None))
+    _say_no_gpu(run, stages, how)
+
+
+def _without_gpu(run: Run, stages: Sequence[str]) -> list[str]:
+    """The stages that want a GPU, where this machine has none."""
+    wanting = []
+    for stage in stages:
+        try:
+            check_device(run, [stage])
+        except RunError:
+            wanting.append(stage)
+        except MissingDependencyError:  # it cannot be asked: the error says so
+            return []
+    return wanting
+
+
+def _say_no_gpu(run: Run, stages: Sequence[str], how: RunOptions) -> None:
+    if wanting := ", ".join(_without_gpu(run, stages)):
+        so = "the plan is for one that has a GPU" if how.assume_gpu else "--assume-gpu plans for one that has a GPU"
+        say(f"this machine has no GPU: {wanting} cannot be run or timed here; {so}")
 
 
 def _left_of(run: Run, stages: Sequence[str]) -> Here:

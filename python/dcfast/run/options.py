@@ -13,6 +13,7 @@ from dcfast.errors import RunError
 from dcfast.filters.files import named_code
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
+from dcfast.process.shared_options import ASSUME_GPU, check_assumed
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import EXPRESSIONS, RUN_CODE, located, stored_settings
@@ -43,6 +44,7 @@ class RunOptions:
     dry_run: bool = option(
         False, "check all that the run checks before work, print the plan (what is done, bytes, time) and do nothing"
     )
+    assume_gpu: bool = option(False, ASSUME_GPU)
     gallery: str | None = option(
         None, "filter expression: the report shows samples that pass it, too (docs/inspect.md)", metavar="EXPR"
     )
@@ -81,7 +83,7 @@ def _about(stage: str | None) -> tuple[str, str, str]:
         description += f" It needs no run where its first word is a pool: dcfast {stage} POOL --help lists its options."
     if row.program:
         description += (
-            f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
+            f" With {row.program_choice} it is the program {row.program}, without a run directory: "
             f"python -m {row.program} --help lists its options."
         )
     description += (
@@ -108,7 +110,7 @@ def _refuse_code(how: RunOptions, settings: Settings, own: Collection[str]) -> N
             )
 
 
-def parser(stage: str | None = None) -> argparse.ArgumentParser:
+def parser(stage: str | None = None) -> ArgumentParser:
     """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
     prog, description, epilog = _about(stage)
     p = ArgumentParser(prog=prog, description=description, epilog=epilog)
@@ -143,6 +145,7 @@ def options_of(args: argparse.Namespace, *, of_stage: bool = False) -> tuple[Run
         _refuse_code(how, settings, own)
     if config is not None and config.manifest is not None:
         settings = placed(config, settings, given)
+    check_assumed(how.assume_gpu, how.dry_run)
     check_settings(settings)
     settings = located(settings)
     if config is not None and config.manifest is not None:

@@ -5,7 +5,7 @@ A new stage is a row here and a module ``dcfast/stages/<name>.py`` with its ``st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +59,26 @@ class Stage:
     on_models: bool = False
     libraries: tuple[str, ...] = ()
     alone: bool = False
+
+    @property
+    def program_module(self) -> str:
+        """Module of the main of the program of the same name; empty where there is none."""
+        return self.placed_program or (f"{self.program}.__main__" if self.program else "")
+
+    @property
+    def program_choice(self) -> str:
+        """What on a command line means the program."""
+        return "the pool as the first word" if self.placed_program else " or ".join(self.program_options)
+
+    def program_command(self, name: str) -> str:
+        """How the program of this stage is called."""
+        return f"dcfast {name} POOL" if self.placed_program else f"python -m {self.program}"
+
+    def means_program(self, arguments: Sequence[str]) -> bool:
+        """Whether the words after a stage's name mean the program."""
+        if self.placed_program:
+            return bool(arguments) and not arguments[0].startswith("-")
+        return any(word.partition("=")[0] in self.program_options for word in arguments)
 
 
 STAGE_TABLE = {

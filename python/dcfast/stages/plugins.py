@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dcfast.errors import DcfastError
+from dcfast.errors import DcfastError, did_you_mean
 from dcfast.plugins import STAGES as GROUP
 from dcfast.plugins import Plugin, PluginUse, find_plugin
 from dcfast.rundir.layout import PLUGIN_FOLDER, PLUGIN_PREFIX
@@ -66,7 +66,8 @@ def find_stage(name: str) -> tuple[Plugin, PluginStage] | None:
         raise plugin.refuse(f"expected a PluginStage of dcfast.stages; got a {type(stage).__name__}")
     unknown = [name for name in stage.after if name not in STAGES]
     if unknown:
-        raise plugin.refuse(f"it comes after {unknown[0]!r}, which is no stage; there are {', '.join(STAGES)}")
+        hint = did_you_mean(unknown[0], STAGES) or f"; there are {', '.join(STAGES)}"
+        raise plugin.refuse(f"it comes after {unknown[0]!r}, which is no stage{hint}")
     return plugin, stage
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.metadata
 import tomllib
 import typing
@@ -14,7 +13,7 @@ from types import UnionType
 
 import msgspec
 
-from dcfast.errors import CorruptDataError, first_line
+from dcfast.errors import CorruptDataError, did_you_mean, first_line
 from dcfast.process.libraries import require_library
 from dcfast.process.options import given_options, option_names, option_parsers
 from dcfast.storage.inputs import StrPath, read_input
@@ -134,9 +133,8 @@ def config_values(config: Config, *kinds: type) -> dict[str, Json]:
 
 def unknown_option(name: str, known: Sequence[str]) -> str:
     """That there is no such option, with the nearest that there is."""
-    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
-    return f"no option {name!r}{hint}"
+    hint = did_you_mean(name.replace("-", "_"), known)
+    return f"no option {name!r}{hint or '; there are ' + ', '.join(known)}"
 
 
 def _other_version(config: Config) -> str:

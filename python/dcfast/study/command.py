@@ -78,7 +78,7 @@ class StudyOptions:
     quiet: bool = option(False, "no progress")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The options of a study."""
     p = ArgumentParser(
         prog="python -m dcfast.study",

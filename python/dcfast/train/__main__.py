@@ -14,13 +14,14 @@ from dcfast.process.command import run_command, status_of
 from dcfast.process.exit_codes import DONE, PEER_LOST
 from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.shared_options import SAMPLES_SEEN
+from dcfast.process.shared_options import ASSUME_GPU, SAMPLES_SEEN, check_assumed
 from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config, unknown_option
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import not_left_empty
 from dcfast.storage.records import as_record
+from dcfast.train.dry_run import plan_training
 from dcfast.train.launch import launch
 from dcfast.train.place import place_of
 from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError
@@ -48,9 +49,13 @@ class TrainOptions:
     subset: str | None = option(None, "with --index: the uids to train on (npy, u8,u8)", **_FILE)
     samples_seen: int | None = option(None, SAMPLES_SEEN)
     processes: int | None = option(None, "ranks on this machine", usual="one a GPU, one on the CPU")
+    dry_run: bool = option(
+        False, "check all that the training checks before its first step, say what it would do, and write nothing"
+    )
+    assume_gpu: bool = option(False, ASSUME_GPU)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The command line."""
     p = ArgumentParser(
         prog="python -m dcfast.train",
@@ -87,7 +92,7 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainOptions, TrainSetti
     values = given_and_config(arguments, TrainOptions, TrainSettings)
     options = made_of(TrainOptions, values)
     if options.settings is not None:
-        others = sorted(values.keys() - {"settings", "processes"})
+        others = sorted(values.keys() - {"settings", "processes", "dry_run", "assume_gpu"})
         if others:
             raise ValueError(
                 f"--settings FILE has all settings: write {', '.join(others)} there, or leave --settings out"
@@ -137,6 +142,12 @@ def _main(arguments: argparse.Namespace) -> int:
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
     options, settings = settings_of(arguments)
+    check_assumed(options.assume_gpu, options.dry_run)
+    if options.dry_run:
+        lines = plan_training(settings, options.processes, assume_gpu=options.assume_gpu)
+        if place_of().rank == 0:
+            say("\n".join(lines))
+        return DONE
     try:
         with not_left_empty(Path(settings.out) / "train"):
             summary = launch(settings, processes=options.processes)

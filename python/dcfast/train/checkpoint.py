@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
@@ -114,6 +114,20 @@ def _unshared(value: object) -> object:
 def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:
     """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training."""
     content = read_checkpoint(path)
+    progress = _progress(path, content, identity)
+    load_weights(learner.bare, content, path, name)
+    learner.optimizer.load_state_dict(content["optimizer"])
+    if learner.scaler is not None and "scaler" in content:
+        learner.scaler.load_state_dict(content["scaler"])
+    return progress
+
+
+def progress_of(path: Path, identity: Identity) -> Progress:
+    """Where the training of a checkpoint stands. CheckpointError where it is another training."""
+    return _progress(path, read_checkpoint(path), identity)
+
+
+def _progress(path: Path, content: dict[str, Any], identity: Identity) -> Progress:
     own = content.get("dcfast")
     if not isinstance(own, dict) or "optimizer" not in content:
         raise CheckpointError(f"checkpoint {path} is not one of dcfast's training; move it away, or choose another out")
@@ -121,10 +135,6 @@ def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity)
     if departures:
         shown = "; ".join(f"{field.removeprefix('recipe.')}: {a!r} there, {b!r} now" for field, a, b in departures[:4])
         raise CheckpointError(f"checkpoint {path} is of another training ({shown}); choose another out, or remove it")
-    load_weights(learner.bare, content, path, name)
-    learner.optimizer.load_state_dict(content["optimizer"])
-    if learner.scaler is not None and "scaler" in content:
-        learner.scaler.load_state_dict(content["scaler"])
     return as_record(own, Progress, f"checkpoint {path}")
 
 
@@ -140,17 +150,21 @@ def checkpoints_by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[i
     return sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
 
 
-def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | None, list[str]]:
+def latest_checkpoint(
+    folder: Path, boundaries: dict[int, int], *, set_aside: bool = True
+) -> tuple[Path | None, list[str]]:
     """The latest checkpoint that can be read, and a note for each later one that cannot.
 
-    A directory of that name, over which no checkpoint could be written, is given another name.
+    A directory of that name, over which no checkpoint could be written, is given another name (``set_aside``).
     """
     notes = []
     for _, path in checkpoints_by_age(folder, boundaries):
         try:
             read_checkpoint(path)
         except IsADirectoryError:
-            aside = path.rename(path.with_name(f"{path.name}.aside"))
+            aside = path.with_name(f"{path.name}.aside")
+            if set_aside:
+                path.rename(aside)
             notes.append(f"checkpoint {path.name} is a directory and was passed over; its name is {aside.name} now")
         except (CorruptDataError, OSError) as error:
             if not isinstance(error, (CorruptDataError, FileNotFoundError)) and error.errno not in _UNREADABLE:

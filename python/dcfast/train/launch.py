@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dcfast.errors import DcfastError, RunError
+from dcfast.models.devices import resolve_device
 from dcfast.process.advance import tell_advance
 from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import POSTPONED, SAVE_SECONDS, Stopped, postponed
@@ -28,7 +29,7 @@ from dcfast.storage.records import read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.train.meeting import MEETING
 from dcfast.train.place import check_world_size, place_of, world_sizes
-from dcfast.train.ranks import LAUNCHER
+from dcfast.train.ranks import LAUNCHER, require_training
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
@@ -44,8 +45,8 @@ def launch(
     """``train`` on as many processes of this machine as divide the batch; its summary.
 
     Args:
-        processes: ranks; None = one a GPU for device ``cuda`` (fewer where so many do not divide the global batch),
-            and one on the CPU.
+        processes: ranks; None = one a GPU on GPUs (fewer where so many do not divide the global batch), and one on
+            the CPU.
         on_step: as for ``train``; only called where one process is enough.
     Raises:
         RunError: a rank failed or was killed; what it said is on standard error.   What ``train`` raises.
@@ -53,10 +54,11 @@ def launch(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
+    require_training()
+    settings = replace(settings, device=resolve_device(settings.device))
     batch = settings.recipe().global_batch
     if processes is None:
-        gpus = _gpus() if settings.device == "cuda" else 1
-        processes = max((n for n in world_sizes(batch, settings.accumulation) if n <= gpus), default=1)
+        processes = processes_here(settings)
     if processes == 1 or place_of().size > 1:  # this process is a rank already
         return train(settings, on_step=on_step)
     check_world_size(batch, processes, settings.accumulation)
@@ -64,6 +66,14 @@ def launch(
         write_json(folder / "settings.json", asdict(settings))
         _run(_start(settings, processes, folder), Path(settings.out) / "train")
     return read_record(Path(settings.out) / "train" / "summary.json", TrainingSummary)
+
+
+def processes_here(settings: TrainSettings) -> int:
+    """Ranks that a training has on this machine where nobody says how many: one a GPU, as far as they divide the
+    batch."""
+    gpus = _gpus() if settings.device == "cuda" else 1
+    sizes = world_sizes(settings.recipe().global_batch, settings.accumulation)
+    return max((n for n in sizes if n <= gpus), default=1)
 
 
 def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess.Popen[bytes]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import dcfast
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
+from dcfast.models.devices import resolve_device
 from dcfast.train.meeting import meet
 from dcfast.train.place import Place
 from dcfast.train.settings import differences
@@ -178,28 +179,34 @@ def lost_peer(error: RuntimeError, ranks: Ranks) -> bool:
     return isinstance(error, DistError) or "gloo" in str(error).lower()
 
 
-def join_ranks(device: str, place: Place) -> Ranks:
-    """This process among the ranks, in a process group that is there or made here.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        place: what ``place_of`` says.
-    Raises:
-        MissingDependencyError: without torch or open_clip's training parts.   ValueError: no GPU; no MASTER_ADDR.
-        RunError: the ranks do not find each other.
-    """
+def require_training() -> None:
+    """MissingDependencyError without torch or open_clip's training parts."""
     try:
         import open_clip_train  # noqa: F401
-        import torch
-        import torch.distributed as dist
+        import torch.distributed  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"training needs torch and open_clip's training parts, which cannot be imported ({error}); "
             "pip install 'dcfast[train]'"
         ) from error
-    on_gpu = device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
+
+
+def join_ranks(device: str, place: Place) -> Ranks:
+    """This process among the ranks, in a process group that is there or made here.
+
+    Args:
+        device: as for ``resolve_device``.
+        place: what ``place_of`` says.
+    Raises:
+        MissingDependencyError: as ``require_training``.   ValueError: no GPU; no MASTER_ADDR.
+        RunError: the ranks do not find each other.
+    """
+    require_training()
+    import torch
+    import torch.distributed as dist
+
+    device = resolve_device(device)
+    on_gpu = device == "cuda"
     exists = dist.is_available() and dist.is_initialized()
     if exists and (place.rank, place.size) != (dist.get_rank(), dist.get_world_size()):
         place = Place(dist.get_rank(), dist.get_world_size(), None)

@@ -21,7 +21,7 @@ from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import make_directory
+from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
@@ -82,6 +82,11 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         ranks.leave(failed)
 
 
+def busy_words(out: str) -> str:
+    """Of the error where another training has the lock of a directory."""
+    return f"out {out}: another training is at work there; wait for it, or choose another out"
+
+
 @contextmanager
 def _only_one(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
     """Holds the lock of the training's directory, on rank 0; RunError on every rank where another training has it."""
@@ -89,8 +94,7 @@ def _only_one(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
 
     def lock() -> None:
         make_directory(folder, "out")
-        busy = f"out {settings.out}: another training is at work there; wait for it, or choose another out"
-        stack.enter_context(locked(folder / ".lock", busy))
+        stack.enter_context(locked(folder / LOCK_NAME, busy_words(settings.out)))
         remove_leftovers(folder)
 
     with ExitStack() as stack:
@@ -112,7 +116,7 @@ def _recorded(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _prepare(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
+def prepare_sources(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
     """The sources, ready to be opened by any process."""
     files = [prepare_source(source, folder / "sources", i) for i, source in enumerate(settings.sources)]
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
@@ -142,7 +146,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         warn_of_slow_precision(settings.recipe().precision, ranks.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    sources = ranks.on_first(lambda: _prepare(settings, folder))
+    sources = ranks.on_first(lambda: prepare_sources(settings, folder))
     learner = create_learner(settings, ranks)
     spec = BatchSpec(settings, sources, learner.image_size, ranks.world_size, ranks.rank)
     heartbeat = _heartbeat(settings, folder, ranks)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import DECODER, LOSS, SEED
+from dcfast.process.shared_options import DECODER, DEVICE, LOSS, SEED
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.paths import path_argument
@@ -101,7 +101,7 @@ class TrainSettings:
     accumulation: int = option(1, "micro-batches a step on each rank", least=1)
     loss: str = option("dcfast", LOSS)
     decoder: str = option("pil", DECODER)
-    device: str = option("cpu", "cpu or cuda")
+    device: str = option("auto", DEVICE)
     block: int = 64
     window: int = 64
     save_every_minutes: float = option(

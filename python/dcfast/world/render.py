@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcfast.process.options import one_of
 from dcfast.process.signals import spawning, start_worker
 from dcfast.storage.npz import array_bytes
 from dcfast.world.captions import english_caption
@@ -169,8 +170,7 @@ def _render_pool_shard(piece: PoolPiece, directory: Path) -> Rendered:
 def _render_evalset(piece: EvalSetPiece, directory: Path) -> Rendered:
     """EVALSETS/wds_NAME_test."""
     spec = piece.spec
-    if piece.task not in TASKS:
-        raise ValueError(f"render_evalset: task must be one of {', '.join(TASKS)}; got {piece.task!r}")
+    one_of("render_evalset: task", piece.task, tuple(TASKS))
     task = TASKS[piece.task]
     home = directory / "evalsets" / task.directory
     count = task_size(spec, task)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import cast
 
+from dcfast.errors import did_you_mean
+
 SPEC_VERSION = 1  # raised when the same spec would render other bytes
 
 _WHOLE_NUMBERS = {  # least, most
@@ -103,7 +105,10 @@ class WorldSpec:
         """The inverse of :meth:`to_json`; unknown names and other versions are refused with ValueError."""
         unknown = sorted(set(value) - {field.name for field in fields(cls)})
         if unknown:
-            raise ValueError(f"WorldSpec: unknown setting {unknown[0]!r}; see docs/world.md for those there are")
+            hint = did_you_mean(unknown[0], (field.name for field in fields(cls)))
+            raise ValueError(
+                f"WorldSpec: unknown setting {unknown[0]!r}{hint or '; docs/world.md has those there are'}"
+            )
         # numbers stay as they are written: 1 is not made 1.0; which are whole, __post_init__ looks
         return replace(cls(), **cast("Mapping[str, int]", value))
 
