@@ -20,9 +20,11 @@ from dcfast.filters.sample_terms import SAMPLE, refuse_misplaced
 from dcfast.filters.sampling import Sampling
 from dcfast.filters.score_sources import ScoreSource
 from dcfast.filters.term import (
+    FEATURES_OPTIONS,
     GCLD3,
     LANGUAGE_MODEL,
     MODELS,
+    SCORES,
     TEXT,
     WORDNET,
     ClusterRows,
@@ -50,6 +52,12 @@ def _terms(node: Expression) -> Iterator[Term]:
 
 def _cost(node: Expression) -> float:
     return sum(term.cost for term in _terms(node))
+
+
+def _how_to_have(column: str) -> str:
+    """What brings a column that metadata lacks, where dcfast can make it; ends with a comma."""
+    option = next((FEATURES_OPTIONS[prefix] for prefix, name in SCORES.items() if name == column), "")
+    return f"have it computed ({option}), " if option else ""
 
 
 def _is_sampling(node: Expression) -> bool:
@@ -179,7 +187,7 @@ class Filter:
                     hint = f" (did you mean {near[0]!r}?)" if near else ""
                     raise PoolError(
                         f"filter {term} {what} {name!r}{hint}: {file} has {', '.join(schema.names) or 'no columns'}; "
-                        "leave the filter out, or give metadata with this column"
+                        f"{_how_to_have(name)}leave the filter out, or give metadata with this column"
                     )
                 kind = schema.field(indices[0]).type
                 use = term.uses.get(name, "text" if name == TEXT else "number")

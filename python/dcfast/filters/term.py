@@ -30,6 +30,8 @@ OWN_SETS = (*RUN_SETS, DRAWN)  # with what sample(...) drew; other names are pat
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
+FEATURES_OPTIONS = {"b32": "--features b32=ViT-B-32:openai", "l14": "--features l14=ViT-L-14:openai"}
+"""What is typed to have the score and the embeddings of each made, where the metadata does not bring them."""
 
 # What a term may need beyond NumPy and pyarrow.
 LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
