@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dcfast import cli
 from dcfast.errors import CorruptDataError, FilterError, PoolError, RunError, SubsetError
 from dcfast.run.workflow import main, run
 from dcfast.rundir.settings import Settings
@@ -42,16 +44,28 @@ def count(out: Path) -> dict[str, int]:
     ("prepare", "message"),
     [
         (lambda p: None, "no such directory"),
-        (lambda p: p.mkdir(), "no directory shards/"),
-        (lambda p: (p / "shards").mkdir(parents=True), "shards/ holds no .tar file"),
-        (lambda p: _only_shards(p), "no directory metadata/"),
-        (lambda p: (_only_shards(p), (p / "metadata").mkdir()), "metadata/ holds no .parquet file"),
+        (lambda p: p.mkdir(), "no directory shards/.*dcfast import {} --out {}-pool"),
+        (lambda p: (p / "shards").mkdir(parents=True), "shards/ holds no .tar file.*dcfast import {} --out {}-pool"),
+        (lambda p: _only_shards(p), "no directory metadata/.*dcfast import {} --out {}-pool"),
+        (lambda p: (_only_shards(p), (p / "metadata").mkdir()), "no .parquet file.*dcfast import {} --out {}-pool"),
     ],
 )
 def test_missing_or_empty_pool(tmp_path: Path, prepare: Any, message: str) -> None:
     prepare(tmp_path / "pool")
-    with pytest.raises(PoolError, match=message):
+    with pytest.raises(PoolError, match=message.format(tmp_path / "pool", tmp_path / "pool")):
         go(tmp_path / "pool", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["shards/00000000.tar", "shards"])
+def test_the_command_that_makes_a_pool_can_be_typed(tmp_path: Path, name: str) -> None:
+    place = plain_pool(tmp_path / "a pool", 3, 1).write() / name
+    with pytest.raises(PoolError) as caught:
+        go(place, tmp_path / "run")
+    _, command = str(caught.value).split(" by: ")
+    words = shlex.split(command.removesuffix(" (docs/import.md)"))
+    assert words == ["dcfast", "import", str(place), "--out", f"{str(place).removesuffix('.tar')}-pool"]
+    assert cli.main([*words[1:], "--quiet", "--workers", "1"]) == 0
+    assert go(Path(words[-1]), tmp_path / "run")["filter"].fates["kept"] == 3
 
 
 def _only_shards(pool: Path) -> None:
@@ -78,7 +92,8 @@ def test_metadata_without_uid_column(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
     path = pool / "metadata/00000001.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["uid"]), path)
-    with pytest.raises(PoolError, match=r"00000001\.parquet.*uid"):
+    made = f"dcfast import {pool} --out {pool}-pool"
+    with pytest.raises(PoolError, match=rf"00000001\.parquet.*no column uid .*a pool with uids made by: {made}\)"):
         go(pool, tmp_path / "run")
 
 
