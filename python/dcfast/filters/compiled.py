@@ -97,6 +97,7 @@ class Filter:
 
     Attributes:
         text: as it was given.
+        terms: the leaves, each once, in written order.
         columns: for each term (canonical text) the metadata columns it reads. The uid column is not among them.
         column_names: all of them once, sorted.
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
@@ -121,7 +122,7 @@ class Filter:
         self._clauses = tuple(sorted(clauses, key=_is_sampling))
         self.sampling: Sampling | None = next((c.sampling for c in clauses if isinstance(c, Term) and c.sampling), None)
         terms = list(dict.fromkeys(_terms(root)))
-        self._terms = terms
+        self.terms = terms
         self.columns: dict[str, tuple[str, ...]] = {term.text: term.columns for term in terms if term.columns}
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
@@ -178,7 +179,7 @@ class Filter:
         """
         import pyarrow as pa
 
-        for term in self._terms:
+        for term in self.terms:
             for name in term.columns:
                 indices = schema.get_all_field_indices(name)
                 if len(indices) != 1:
