@@ -97,11 +97,11 @@ def _go_through(
     summaries: dict[str, Summary] = {}
     trains = [stage for stage in stages if stage in ("train", "evaluate")]
     with ExitStack() as stack:
-        for name in stages:
+        for number, name in enumerate(stages, 1):
             if trains and name == trains[0] and comparison_dir(current) is not None:
                 other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
                 stack.enter_context(other).start()
-            say(name)
+            say(f"{name}, stage {number} of {len(stages)}")
             if name == "index" and "world" in stages:
                 check_stages(current, [s for s in stages if s != "world"])  # it is whole by now
             if name == "report":
