@@ -20,10 +20,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLE = "…"
-OWN = ("PoolError", "EvalsetError", "SubsetError", "FilterError", "CheckpointError", "RunError", "NonFiniteLossError")
+OWN = (
+    "PoolError",
+    "EvalsetError",
+    "SubsetError",
+    "TooFewKeptError",
+    "FilterError",
+    "CheckpointError",
+    "RunError",
+    "NonFiniteLossError",
+)
 STATUS = {
     **dict.fromkeys((*OWN, "CorruptDataError", "MissingDependencyError", "PeerLostError"), 1),
     **dict.fromkeys(("OSError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError", "FileExistsError"), 1),
+    "NothingKeptError": 3,
     **dict.fromkeys(("PermissionError", "BlockingIOError"), 1),
     **dict.fromkeys(("ValueError", "TypeError", "ArgumentTypeError"), 2),
 }
@@ -36,6 +46,7 @@ BY_CLASS = {
     "FilterError": "mend the expression where ^ points: docs/filters.md has the language",
     "MissingDependencyError": "the message ends with what installs it; `dcfast doctor` lists all that is missing",
     "NonFiniteLossError": "look at the samples that the message names, at the learning rate and the precision",
+    "NothingKeptError": "the message names the rule that dropped the most, and ends with what to do",
     "PeerLostError": "look at what the other rank said; the same command goes on from the latest checkpoint",
 }
 """What to do, of classes for which it is always the same, and ``report`` or the class itself shows where."""

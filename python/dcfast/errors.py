@@ -51,12 +51,32 @@ class SubsetError(DcfastError, ValueError):
     """A subset file is of another dtype, unsorted, or truncated."""
 
 
-class NothingKeptError(SubsetError):
+class TooFewKeptError(SubsetError):
+    """A filter kept too few samples for the training that follows: the message has the rule that dropped the most.
+
+    Attributes:
+        outcome: what the run would have said of its filter at its end, for the command to say.
+    """
+
+    outcome: str = ""
+
+
+class NothingKeptError(TooFewKeptError):
     """A filter kept no sample, so that a run cannot go on: the message has the commonest reason, and what to do."""
 
 
 class FilterError(DcfastError, ValueError):
     """A filter expression cannot be read, or names what does not exist."""
+
+
+class UnknownFilterError(FilterError):
+    """A filter expression has a term that there is none of.
+
+    Attributes:
+        name: as it is written.
+    """
+
+    name: str = ""
 
 
 class PluginError(DcfastError, RuntimeError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dcfast import cli
 from dcfast.errors import CorruptDataError, FilterError, PoolError, RunError, SubsetError
 from dcfast.run.workflow import main, run
 from dcfast.rundir.settings import Settings
@@ -41,16 +44,28 @@ def count(out: Path) -> dict[str, int]:
     ("prepare", "message"),
     [
         (lambda p: None, "no such directory"),
-        (lambda p: p.mkdir(), "no directory shards/"),
-        (lambda p: (p / "shards").mkdir(parents=True), "shards/ holds no .tar file"),
-        (lambda p: _only_shards(p), "no directory metadata/"),
-        (lambda p: (_only_shards(p), (p / "metadata").mkdir()), "metadata/ holds no .parquet file"),
+        (lambda p: p.mkdir(), "no directory shards/.*dcfast import {} --out {}-pool"),
+        (lambda p: (p / "shards").mkdir(parents=True), "shards/ holds no .tar file.*dcfast import {} --out {}-pool"),
+        (lambda p: _only_shards(p), "no directory metadata/.*dcfast import {} --out {}-pool"),
+        (lambda p: (_only_shards(p), (p / "metadata").mkdir()), "no .parquet file.*dcfast import {} --out {}-pool"),
     ],
 )
 def test_missing_or_empty_pool(tmp_path: Path, prepare: Any, message: str) -> None:
     prepare(tmp_path / "pool")
-    with pytest.raises(PoolError, match=message):
+    with pytest.raises(PoolError, match=message.format(tmp_path / "pool", tmp_path / "pool")):
         go(tmp_path / "pool", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["shards/00000000.tar", "shards"])
+def test_the_command_that_makes_a_pool_can_be_typed(tmp_path: Path, name: str) -> None:
+    place = plain_pool(tmp_path / "a pool", 3, 1).write() / name
+    with pytest.raises(PoolError) as caught:
+        go(place, tmp_path / "run")
+    _, command = str(caught.value).split(" by: ")
+    words = shlex.split(command.removesuffix(" (docs/import.md)"))
+    assert words == ["dcfast", "import", str(place), "--out", f"{str(place).removesuffix('.tar')}-pool"]
+    assert cli.main([*words[1:], "--quiet", "--workers", "1"]) == 0
+    assert go(Path(words[-1]), tmp_path / "run")["filter"].fates["kept"] == 3
 
 
 def _only_shards(pool: Path) -> None:
@@ -77,7 +92,8 @@ def test_metadata_without_uid_column(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
     path = pool / "metadata/00000001.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["uid"]), path)
-    with pytest.raises(PoolError, match=r"00000001\.parquet.*uid"):
+    made = f"dcfast import {pool} --out {pool}-pool"
+    with pytest.raises(PoolError, match=rf"00000001\.parquet.*no column uid .*a pool with uids made by: {made}\)"):
         go(pool, tmp_path / "run")
 
 
@@ -106,6 +122,63 @@ def test_typo_in_a_filter_is_pointed_at(tmp_path: Path, capsys: pytest.CaptureFi
     assert "basic_filter" in said
     assert "^" in said
     assert not (tmp_path / "run/index").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "column"), [("original_width >= 300", "original_width"), ("orignal_height < 9", "original_height")]
+)
+def test_a_column_that_is_taken_for_a_filter(tmp_path: Path, written: str, column: str) -> None:
+    pool = plain_pool(tmp_path / "pool").write()
+    with pytest.raises(FilterError) as caught:
+        go(pool, tmp_path / "run", compare=f"no_filter & {written}")
+    name = written.partition(" ")[0]
+    said, text, carets = str(caught.value).split("\n")
+    assert said.startswith(f"filter expression: unknown filter {name!r}")
+    assert said.endswith(f" (the metadata has the column {column!r}: write column({column}) >= X)")
+    assert "known" not in said.removeprefix("filter expression: unknown")
+    assert (text.strip(), carets.strip()) == (f"no_filter & {written}", "^" * len(name))
+    with pytest.raises(FilterError, match="known: array, basic_filter"):
+        go(pool, tmp_path / "run", filter="zzz")
+
+
+def test_columns_of_the_built_in_world_and_of_features_are_known(tmp_path: Path) -> None:
+    with pytest.raises(FilterError, match=r"the metadata has the column 'clip_b32_similarity_score'"):
+        run(tmp_path / "run", Settings(filter="clip_b32_similarity_score"))
+    pool = plain_pool(tmp_path / "pool").write()
+    with pytest.raises(FilterError, match=r"the metadata has the column 'clip_l14_similarity_score'"):
+        go(pool, tmp_path / "run", filter="clip_l14_similarity_score > 0.2", features={"l14": "ViT-L-14:openai"})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "option"),
+    [
+        ("clip_score(b32, threshold=0.2)", "--features b32=ViT-B-32:openai"),
+        ("column(clip_l14_similarity_score) >= 1", "--features l14=ViT-L-14:openai"),
+        (
+            "mix(column(clip_b32_similarity_score), clip_score(b32), fraction=0.3)",
+            "--features b32=ViT-B-32:openai",
+        ),
+        ("s_cliploss(l14, fraction=0.3)", "--features l14=ViT-L-14:openai"),
+        ('normsim(b32, target="{}/t.npy", fraction=0.3)', "--features b32=ViT-B-32:openai"),
+        ("semdedup(b32, clusters=2, eps=0.05)", "--features b32=ViT-B-32:openai"),
+        ("density(l14, total=3, tau=0.5)", "--features l14=ViT-L-14:openai"),
+        ('image_based(target="{}/t.npy")', "--features l14=ViT-L-14:openai"),
+        ("contaminated", "--evalsets DIR or --signatures FILE"),
+        ("teacher_pairs", "--teacher-uids FILE"),
+    ],
+)
+def test_what_a_filter_lacks_is_said_with_the_option_that_brings_it(tmp_path: Path, chosen: str, option: str) -> None:
+    pool = plain_pool(tmp_path / "pool").write()
+    np.save(tmp_path / "t.npy", np.eye(3, dtype=np.float32))
+    with pytest.raises((PoolError, FilterError), match=re.escape(option)):
+        go(pool, tmp_path / "run", filter=chosen.format(tmp_path))
+    assert not (tmp_path / "run/index").exists()
+
+
+def test_embeddings_that_dcfast_does_not_make_have_no_option(tmp_path: Path) -> None:
+    pool = plain_pool(tmp_path / "pool").write()
+    with pytest.raises(PoolError, match=r"x_img and x_txt in .*, which is not there; download the pool's npz$"):
+        go(pool, tmp_path / "run", filter="s_cliploss(x, fraction=0.3)")
 
 
 def test_contaminated_without_evaluation_sets(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dcfast import cli
+from dcfast.filters.defaults import DEFAULT_FILTER
 from dcfast.run import dry_run, model_probes, probes
 from dcfast.run.dry_run import NOTHING, plan
 from dcfast.run.probes import Rates
@@ -67,7 +68,7 @@ def test_a_stage_plans_itself(pool: Path, tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert planned(said) == {"verify": TO_DO}
     assert "by DataComp's paper" not in said
-    there = "the pool has 12 of the scale's 12,800,000,000 rows (less than 0.01%)"
+    there = "12 of the 12,800,000,000 rows of scale xlarge are here (less than 0.01%); the figures are for these"
     assert f"{there}; the whole scale: about 450.0 TB of shards, about 81,920 A100 GPU-hours\n" in said
 
 
@@ -89,6 +90,50 @@ def test_times_are_of_what_was_tried_here(
     assert 0 < seconds["index"] < 5 < seconds["train"]
     # where nothing can be tried there are no times
     assert plan(current, ["train"], 1, here=NOTHING).stages[0].seconds is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "said"),
+    [
+        (
+            12_799_999,
+            0,
+            "12,799,999 of the 12,800,000 rows of scale small are here (100.00%); the figures are for these; ",
+        ),
+        (12_800_000, 225_000_000_000, ""),
+        (
+            12_800_000,
+            224_000_000_000,
+            "all 12,800,000 rows of scale small are here, and 224.0 GB of its about 450.0 GB of shards; the figures",
+        ),
+        (
+            25_600_001,
+            0,
+            "25,600,001 rows are here, and scale small has 12,800,000 (200.00%); the whole scale: about 450",
+        ),
+    ],
+)
+def test_what_is_here_of_the_scale(rows: int, size: int, said: str, tmp_path: Path) -> None:
+    run = Run(tmp_path, Settings(pool=str(tmp_path), scale="small"))
+    lines = dry_run._beside_the_scale(run, dry_run.Amounts(1, size, 1, 0, rows, 0, 0, 0))
+    assert len(lines) == bool(said)
+    assert "".join(lines).startswith(said)
+
+
+def test_the_filter_is_said_also_where_it_is_the_default(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", "--no-train", "--to", "index"]
+    assert main([*words, "--filter", "words >= 2"]) == 0
+    assert "\nfilter: words >= 2\n" in capsys.readouterr().out
+    assert main(words) == 0
+    (line,) = re.findall("^filter: .*", capsys.readouterr().out, re.MULTILINE)
+    assert line.startswith(
+        "filter: basic_filter (the default); clip_score(l14, fraction=0.3) is left out of the default"
+    )
+    assert "no column clip_l14_similarity_score (--features l14=ViT-L-14:openai computes it); ~contaminated is" in line
+    assert main(["--out", str(tmp_path / "world"), "--dry-run", "--to", "index"]) == 0
+    assert f"\nfilter: {DEFAULT_FILTER} (the default)\n" in capsys.readouterr().out
 
 
 def test_the_world_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_repeats_are_kept_where_asked_and_written_as_often(tmp_path: Path, monke
     assert (verified["ok"], verified["kept"], verified["written"]) == (True, COUNT, len(repeated))
     assert sum(json.loads((out / "shards/sizes.json").read_bytes()).values()) == len(repeated)
 
-    order = first_piece(train.steps, Run(out, settings_of(pool)))
+    order = first_piece(train.steps, Run(out, settings_of(pool, overrides={"global_batch": 4})))
     order.function(out, **order.arguments)
     assert len(np.load(out / "train/positions.npy")) == len(repeated), "training sees a sample as often"
 

@@ -345,3 +345,11 @@ def test_copies_of_evaluation_pictures_that_are_kept_are_counted(tmp_path: Path)
     assert without["filter"].contaminated == KeptCopies(0, {"first": 0, "second": 0, "third": 0})
     alone = replace(settings, evalsets=None, filter="basic_filter")
     assert run(tmp_path / "alone", alone, last="filter")["filter"].contaminated is None
+
+
+def test_a_stage_is_said_with_its_place_among_all(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = Settings(pool=str(plain_pool(tmp_path / "pool", 3, 1).write()), filter="no_filter", train=False)
+    run(tmp_path / "run", settings, last="filter", say=said.append)
+    names = ["index", "signatures", "decontaminate", "filter"]
+    assert said == [f"{name}, stage {number} of 4" for number, name in enumerate(names, 1)]

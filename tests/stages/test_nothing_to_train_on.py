@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from dcfast.errors import NothingKeptError, SubsetError
-from dcfast.run.workflow import run
+from dcfast.process.exit_codes import FAILED, LOST
+from dcfast.run.workflow import main, run
 from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import OpenSource, prepare_source
@@ -23,11 +24,42 @@ def test_a_filter_that_keeps_nothing(tmp_path: Path) -> None:
         run(tmp_path / "run", settings)
     said = str(caught.value)
     assert "the filter 'basic_filter' kept no sample (0 kept, 5 dropped, 1 quarantined, 1 missing, 0 unlisted)" in said
+    assert "words' dropped the most, 5 of the 5 samples that came to the filter; the commonest" in said
     reasons, _, todo = said.partition("the commonest reasons: ")[2].partition(". What to do: ")
     assert todo == "the filter dropped them: try another --filter, or no_filter"
     reasons = reasons.split(", ")
     assert reasons[0].endswith("(5)")
     assert reasons[1:] == ["metadata rows without a sample (1)", "no picture (1)"]
+
+
+@pytest.mark.parametrize(("kept", "status"), [(0, LOST), (3, FAILED)])
+def test_fewer_than_a_batch_name_the_rule_and_say_what_a_run_says_at_its_end(
+    kept: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [Sample(n, caption="a longer caption" if n < kept else "two words") for n in range(9)]
+    pool = PoolBuilder(tmp_path / "pool", [samples], missing=[90, 91]).write()
+    words = [
+        "--pool",
+        str(pool),
+        "--out",
+        str(tmp_path / "run"),
+        "--filter",
+        "words >= 3",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    assert main([*words, "--compare", "none", "--set", "global_batch=4", "--workers", "1"]) == status
+    *outcome, error = capsys.readouterr().err.splitlines()
+    assert f"'words >= 3' dropped the most, {9 - kept} of the 9 samples that came to the filter" in error
+    if kept:
+        assert "kept 3 samples, fewer than one batch of 4" in error
+        assert error.endswith("try another --filter, or no_filter; or take a smaller batch (--set global_batch=2)")
+    assert outcome == [
+        f"{kept + 2} of 11 metadata rows pass the filter (subset_metadata.npy)",
+        f"fates: {kept} kept, {9 - kept} dropped, 0 quarantined, 2 missing, 0 unlisted",
+        f"not kept, the commonest reasons: words >= 3 ({9 - kept}); metadata rows without a sample (2)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_the_pieces_are_as_they_were(tmp_path: Path) -> None:
 
 def test_training_takes_the_order_of_the_new_shards(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
-    settings = Settings(pool=str(pool), filter="no_filter", train=False, shard_size=5)
+    settings = Settings(pool=str(pool), filter="no_filter", train=False, shard_size=5, overrides={"global_batch": 4})
     run(tmp_path / "run", settings, last="reshard")
     out = tmp_path / "run"
     (out / "train").mkdir()

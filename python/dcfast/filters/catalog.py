@@ -7,6 +7,7 @@ See docs/filters.md.
 
 from __future__ import annotations
 
+from dcfast.errors import FilterError, UnknownFilterError
 from dcfast.filters.expression import Call, nearest_name, parse
 from dcfast.filters.function_terms import PYTHON, plugin_term, python, unasked_term
 from dcfast.filters.image_terms import IMAGE_TERMS
@@ -33,7 +34,12 @@ def build_term(call: Call) -> Term:
             call.error(f"{call.name} is true or false, and not compared; {', '.join(COMPARED)} are")
         return term
     hint = nearest_name(call.name, tuple(sorted({*TERMS, *plugin_names(FILTERS)})))
-    call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)
+    try:
+        call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)
+    except FilterError as error:
+        unknown = UnknownFilterError(str(error))
+        unknown.name = call.name
+        raise unknown from None
 
 
 def _is_plugin(call: Call) -> bool:

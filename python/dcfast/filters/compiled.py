@@ -19,9 +19,11 @@ from dcfast.filters.sample_terms import SAMPLE, refuse_misplaced
 from dcfast.filters.sampling import Sampling
 from dcfast.filters.score_sources import ScoreSource
 from dcfast.filters.term import (
+    FEATURES_OPTIONS,
     GCLD3,
     LANGUAGE_MODEL,
     MODELS,
+    SCORES,
     TEXT,
     WORDNET,
     ClusterRows,
@@ -49,6 +51,12 @@ def _terms(node: Expression) -> Iterator[Term]:
 
 def _cost(node: Expression) -> float:
     return sum(term.cost for term in _terms(node))
+
+
+def _how_to_have(column: str) -> str:
+    """What brings a column that metadata lacks, where dcfast can make it; ends with a comma."""
+    option = next((FEATURES_OPTIONS[prefix] for prefix, name in SCORES.items() if name == column), "")
+    return f"have it computed ({option}), " if option else ""
 
 
 def _is_sampling(node: Expression) -> bool:
@@ -88,6 +96,7 @@ class Filter:
 
     Attributes:
         text: as it was given.
+        terms: the leaves, each once, in written order.
         columns: for each term (canonical text) the metadata columns it reads. The uid column is not among them.
         column_names: all of them once, sorted.
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
@@ -112,7 +121,7 @@ class Filter:
         self._clauses = tuple(sorted(clauses, key=_is_sampling))
         self.sampling: Sampling | None = next((c.sampling for c in clauses if isinstance(c, Term) and c.sampling), None)
         terms = list(dict.fromkeys(_terms(root)))
-        self._terms = terms
+        self.terms = terms
         self.columns: dict[str, tuple[str, ...]] = {term.text: term.columns for term in terms if term.columns}
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
@@ -169,7 +178,7 @@ class Filter:
         """
         import pyarrow as pa
 
-        for term in self._terms:
+        for term in self.terms:
             for name in term.columns:
                 indices = schema.get_all_field_indices(name)
                 if len(indices) != 1:
@@ -177,7 +186,7 @@ class Filter:
                     hint = "" if indices else did_you_mean(name, schema.names, cutoff=0.75)
                     raise PoolError(
                         f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
-                        f"leave the filter out, or give metadata with this column{hint}"
+                        f"{_how_to_have(name)}leave the filter out, or give metadata with this column{hint}"
                     )
                 kind = schema.field(indices[0]).type
                 use = term.uses.get(name, "text" if name == TEXT else "number")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dcfast.filters.compiled import compile_filter
-from dcfast.filters.term import CONTAMINATED
+from dcfast.filters.term import CONTAMINATED, FEATURES_OPTIONS, SCORES
 
 _TERMS = ("basic_filter", "clip_score(l14, fraction=0.3)")
 DEFAULT_FILTER = f"{' & '.join(_TERMS)} & ~{CONTAMINATED}"
@@ -26,7 +26,9 @@ def default_filter(columns: Iterable[str], contaminated_available: bool) -> tupl
         missing = [name for name in compile_filter(term).column_names if name not in have]
         if missing:
             plural = "s" if len(missing) > 1 else ""
-            notes.append(f"{term} is left out of the default filter: no column{plural} {', '.join(missing)}")
+            options = [FEATURES_OPTIONS[prefix] for prefix, name in SCORES.items() if name in missing]
+            made = f" ({' '.join(options)} computes it)" if options else ""
+            notes.append(f"{term} is left out of the default filter: no column{plural} {', '.join(missing)}{made}")
         else:
             kept.append(term)
     if contaminated_available:

@@ -30,9 +30,10 @@ def _written(arguments: dict[str, Value]) -> list[str]:
 
 
 def _term(function: FilterFunction) -> Term:
+    said = {f"{function.where.rpartition(':')[2]}()": lambda rows: function.ask(rows.batch)}
     return Term(
         function.term,
-        (Rule(function.term, lambda rows, pending: rows.ask_function(function, pending)),),
+        (Rule(function.term, lambda rows, pending: rows.ask_function(function, pending), said),),
         function.columns,
         function=function,
         uses=dict.fromkeys(function.columns, "any"),

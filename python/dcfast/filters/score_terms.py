@@ -23,7 +23,7 @@ from dcfast.filters.score_sources import (
     TargetScore,
     WithinScore,
 )
-from dcfast.filters.term import SCORES, Rows, Rule, Term, Test
+from dcfast.filters.term import SCORES, Measure, Rows, Rule, Term, Test
 from dcfast.filters.thresholds import Quantile
 
 UID = "uid"
@@ -243,13 +243,17 @@ def _limit(call: Call, given: Given, names: tuple[str, ...] = LIMITS) -> tuple[s
     return name, call.number(name, given[name])
 
 
+def _score_of(source: ScoreSource) -> dict[str, Measure]:
+    return {"score": lambda rows: rows.given_scores(source)}
+
+
 def limited_term(source: ScoreSource, limit: str, value: float) -> Term:
     """The term that keeps rows whose score is at least a threshold, or among the top fraction of the whole pool."""
     text = f"{source.key.removesuffix(')')}, {limit}={value!r})"
     quantile = Quantile(source.key, value) if limit == "fraction" else None
     made = (
         Rule(f"{text}: no score", lambda rows, _: ~np.isnan(rows.given_scores(source))),
-        Rule(text, _at_least(source, quantile, value)),
+        Rule(text, _at_least(source, quantile, value), _score_of(source)),
     )
     columns = tuple(column_names(source))
     return Term(text, made, columns, quantile=quantile, scores=source, threshold=None if quantile else value)
@@ -295,7 +299,7 @@ def _density_term(call: Call) -> Term:
     source = SOURCES["density"].build(call, _arguments(call, SOURCES["density"]))
     made = (
         Rule(f"{source.key}: no score", lambda rows, _: ~np.isnan(rows.given_scores(source))),
-        Rule(source.key, _at_least(source, None, 1.0)),
+        Rule(source.key, _at_least(source, None, 1.0), _score_of(source)),
     )
     return Term(source.key, made, scores=source, threshold=1.0)
 

@@ -30,6 +30,8 @@ OWN_SETS = (*RUN_SETS, DRAWN)  # with what sample(...) drew; other names are pat
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
+FEATURES_OPTIONS = {"b32": "--features b32=ViT-B-32:openai", "l14": "--features l14=ViT-L-14:openai"}
+"""What is typed to have the score and the embeddings of each made, where the metadata does not bring them."""
 
 # What a term may need beyond NumPy and pyarrow.
 LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
@@ -157,14 +159,21 @@ class Clusters:
 
 
 Test = Callable[[Rows, Mask], Mask]
+Measure = Callable[[Rows], "pa.Array | Mask | Numbers"]
+"""A value a row."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One reason to drop a sample. ``passes(rows, pending)`` is read only where ``pending``."""
+    """One reason to drop a sample. ``passes(rows, pending)`` is read only where ``pending``.
+
+    Attributes:
+        values: what it looks at where that is no column of the metadata, by name; for who asks why.
+    """
 
     reason: str
     passes: Test
+    values: Mapping[str, Measure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,9 +223,19 @@ class Term:
         return failed
 
 
+COUNTS: Mapping[str, Measure] = {
+    "words": lambda rows: rules.count_words(rows.text),
+    "characters": lambda rows: rules.count_characters(rows.text),
+}
+"""What is counted of a caption."""
+
+
 def named_rules(term: str, **tests: Test) -> tuple[Rule, ...]:
     """The rules of a term by what they look at: a dropped sample is called by both."""
-    return tuple(Rule(f"{term}: {name}", passes) for name, passes in tests.items())
+    return tuple(
+        Rule(f"{term}: {name}", passes, {name: COUNTS[name]} if name in COUNTS else {})
+        for name, passes in tests.items()
+    )
 
 
 def asks(model: str) -> Test:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dcfast.filters import rules
 from dcfast.filters.expression import COMPARISONS, Argument, Call, Comparison
 from dcfast.filters.score_terms import LIMITS, column_term
-from dcfast.filters.term import TEXT, Rows, Rule, Term
+from dcfast.filters.term import COUNTS, TEXT, Measure, Rows, Rule, Term
 from dcfast.filters.tokens import quoted, spelled
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ def _comparison(call: Call) -> Comparison:
     return call.comparison
 
 
-def _compared(text: str, values: Callable[[Rows], pa.Array], comparison: Comparison) -> tuple[str, tuple[Rule, ...]]:
+def _compared(
+    text: str, values: Callable[[Rows], pa.Array], comparison: Comparison, said: Mapping[str, Measure] | None = None
+) -> tuple[str, tuple[Rule, ...]]:
     """The canonical text of a comparison, and its rules: no value is a reason of its own."""
     sign, value = comparison
     text = f"{text} {sign} {quoted(value) if isinstance(value, str) else repr(value)}"
     has_value = Rule(f"{text}: null", lambda rows, _: rules.is_known(values(rows)))
-    return text, (has_value, Rule(text, lambda rows, _: rules.compared(values(rows), sign, value)))
+    return text, (has_value, Rule(text, lambda rows, _: rules.compared(values(rows), sign, value), said or {}))
 
 
 def _column(call: Call) -> Term:
@@ -59,7 +61,7 @@ def _column(call: Call) -> Term:
     return Term(text, made, (name,), uses={name: use}, cost=0.05)
 
 
-def _counted(count: Callable[[pa.Array], pa.Array]) -> Callable[[Call], Term]:
+def _counted(count: Measure) -> Callable[[Call], Term]:
     """The builder of a term that compares a number of each caption."""
 
     def build(call: Call) -> Term:
@@ -68,7 +70,7 @@ def _counted(count: Callable[[pa.Array], pa.Array]) -> Callable[[Call], Term]:
             call.error(f"{call.name} takes no arguments: {call.name} >= 5", call.arguments[0])
         if isinstance(comparison.value, str):
             call.error(f"{call.name} is a number; got text: {call.name} >= 5")
-        text, made = _compared(call.name, lambda rows: count(rows.text), comparison)
+        text, made = _compared(call.name, count, comparison, {call.name: count})
         return Term(text, made, (TEXT,), cost=0.5)
 
     return build
@@ -93,8 +95,8 @@ def _matches(call: Call) -> Term:
 
 VALUE_TERMS: dict[str, Callable[[Call], Term]] = {
     "column": _column,
-    "words": _counted(rules.count_words),
-    "characters": _counted(rules.count_characters),
+    "words": _counted(COUNTS["words"]),
+    "characters": _counted(COUNTS["characters"]),
     "matches": _matches,
 }
 COMPARED = ("column", "words", "characters")

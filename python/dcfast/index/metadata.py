@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
+from dcfast.index.pool import import_command
 from dcfast.process.shared_options import UID_FROM
 from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import hash_members
@@ -160,7 +161,10 @@ def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> pa.
 def check_uid_type(file: ParquetFile) -> None:
     """PoolError where metadata has no column ``uid``, several, or one of a type that holds no uids."""
     names = set(file.schema.names)
-    hint = " (pools without uids: --uid-from url or key)" if "uid" not in names and names & {"url", "key"} else ""
+    rule = "--uid-from url or key, or " if names & {"url", "key"} else ""
+    folder = Path(file.path).parent
+    made = import_command(folder.parent if folder.name == "metadata" else folder)
+    hint = "" if "uid" in names else f" (pools without uids: {rule}a pool with uids made by: {made})"
     _check_column(file, "uid", "uid", f"expected uid as {COLUMN_TYPES['uid'][0]}{hint}")
 
 

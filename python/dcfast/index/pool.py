@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,15 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.process.options import one_of
 from dcfast.process.shared_options import UID_FROM
-from dcfast.storage.listing import PassedOver, TarListing, fault_of_name, list_pool_tars, printable, shards_below
+from dcfast.storage.listing import (
+    PassedOver,
+    TarListing,
+    fault_of_name,
+    is_shard_name,
+    list_pool_tars,
+    printable,
+    shards_below,
+)
 from dcfast.storage.paths import absolute
 from dcfast.storage.records import Record, read_record
 
@@ -114,6 +123,13 @@ def _passed_over_parquet(directory: StrPath) -> list[str]:
     return TarListing(os.fspath(directory), passed_over=sorted(passed_over)).notes
 
 
+def import_command(place: Path) -> str:
+    """What is typed to make a pool of what lies in a place, beside it."""
+    return shlex.join(
+        ["dcfast", "import", str(place), "--out", f"{place.with_suffix('') if place.is_file() else place}-pool"]
+    )
+
+
 @dataclass(frozen=True)
 class Pool:
     """The files of a pool, listed once: in ``shards`` and ``metadata``, or side by side in one directory.
@@ -140,6 +156,11 @@ class Pool:
             metadata_only: it may have no shards.
         """
         root = Path(absolute(directory))
+        if root.is_file() and is_shard_name(root.name):
+            raise PoolError(
+                f"pool {root}: it is one shard; expected a directory with shards/*.tar and metadata/*.parquet, which "
+                f"is made of it by: {import_command(root)}"
+            )
         if not root.is_dir():
             raise PoolError(
                 f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
@@ -147,8 +168,8 @@ class Pool:
         shard_dir = shard_folder(root)
         tars = list_pool_tars(root)
         before = (
-            "; before they are downloaded, --to filter says which samples are wanted; of other things dcfast import "
-            "makes a pool (docs/import.md)"
+            "; before they are downloaded, --to filter says which samples are wanted; of pictures, datasets and shards "
+            f"that lie otherwise a pool is made by: {import_command(root)} (docs/import.md)"
         )
         if shard_dir == root and not tars.names and not metadata_only:
             raise PoolError(
@@ -166,11 +187,13 @@ class Pool:
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
-                f"metadata/*.parquet with at least {column}; dcfast import writes it from the shards (docs/import.md)"
+                f"metadata/*.parquet with at least {column}; it is written from the shards by: {import_command(root)} "
+                "(docs/import.md)"
             )
         if not metadata:
             raise PoolError(
-                f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}: download it"
+                f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}: download it, or "
+                f"have it written from the shards: {import_command(root)} (docs/import.md)"
             )
         for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")

@@ -58,7 +58,8 @@ class RuleVerdict(Record):
     Attributes:
         rule: what a sample that it drops is called.   text: what it asks, as the expression has it.
         passes: None where it was not asked, for it is Python code that the run directory names.
-        values: what the metadata has in the columns that it reads, less the caption.
+        values: what it looks at: the metadata's columns that it reads, less the caption; the words or characters that
+            it counts; its score; what a Python function says.
         limit: the score from which on a rule by fraction keeps.
     """
 
@@ -299,14 +300,15 @@ class Inspector:
         try:
             parsed, _ = parse_uids(row.batch)
             drops = asked.rules.drops(row.path, row.row, row.batch, parsed)[0]
+            looked_at = asked.rules.values(row.path, row.row, row.batch, parsed)
         except (DcfastError, OSError, ValueError, KeyError) as error:
             return [], str(error)
         of = asked.rules
         passes = [not drop if is_asked else None for drop, is_asked in zip(drops.tolist(), of.is_asked, strict=True)]
-        rules = zip(of.names, of.texts, passes, of.columns, of.limits, strict=True)
+        rules = zip(of.names, of.texts, passes, of.columns, of.limits, looked_at, strict=True)
         return [
-            RuleVerdict(name, text, ok, _values(row, [c for c in columns if c != TEXT]), _limit(self.thresholds, key))
-            for name, text, ok, columns, key in rules
+            RuleVerdict(name, text, ok, _looked_at(row, columns, values), _limit(self.thresholds, key))
+            for name, text, ok, columns, key, values in rules
         ], None
 
     def _signature(self, place: Place) -> PictureFacts | None:
@@ -355,6 +357,14 @@ class Inspector:
 def _limit(thresholds: Mapping[str, float], key: str | None) -> float | None:
     limit = None if key is None else thresholds.get(key)
     return limit if limit is not None and math.isfinite(limit) else None
+
+
+def _looked_at(
+    row: MetadataRow, columns: list[str], values: Mapping[str, list[float | bool | None]]
+) -> dict[str, Value]:
+    """What a rule looks at: columns of the metadata less the caption, and what it counts, scores or answers itself."""
+    own = {name: None if given != given else given for name, (given,) in values.items()}  # NaN is none
+    return {**own, **_values(row, [name for name in columns if name != TEXT])}
 
 
 def _values(row: MetadataRow, names: list[str]) -> dict[str, Value]:

@@ -12,7 +12,7 @@ from dcfast.filters.rules import (
 )
 from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.inspection.copies import NearCopies, NearCopy
-from dcfast.inspection.facts import DuplicateFacts, RuleVerdict, SampleFacts
+from dcfast.inspection.facts import DuplicateFacts, RuleVerdict, SampleFacts, Value
 from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.text import clean, count
 
@@ -36,6 +36,14 @@ RULE_WORDS = {
     DUPLICATE: "the picture is a copy of another one, which is kept (duplicates.parquet)",
     ORACLE: "the truth of the built-in world calls it faulty",
     TEACHER_PAIRS: "the teacher trained on it, so that it is held out",
+}
+BOUNDS = {
+    # reason of a built-in rule, without the name of its term -> what it compares with
+    "words": "kept from 3",
+    "characters": f"kept from {CHARACTERS_ABOVE + 1}",
+    "size": f"kept where both are {BASIC_MIN_SIDE} or more",
+    "aspect": f"kept up to {BASIC_MAX_ASPECT:g} to 1",
+    "score": f"kept from {LAION2B_MIN_SCORE:g}",
 }
 _LAION = f"the CLIP score is below {LAION2B_MIN_SCORE:g}"
 FATE_WORDS = {
@@ -81,16 +89,16 @@ def why(rule: RuleVerdict) -> str:
         words = _LAION
     else:
         words = RULE_WORDS.get(part, "") or (_LOW_SCORE if "clip_score" in rule.rule else "")
-    values = _values(rule)
+    values = ", ".join(f"{name} is {_value(value)}" for name, value in _values(rule).items())
     return ": ".join(filter(None, (words, values)))
 
 
-def _values(rule: RuleVerdict) -> str:
-    """The numbers that a rule looks at: of built-in rules those of its kind alone."""
+def _values(rule: RuleVerdict) -> dict[str, Value]:
+    """What a rule looks at: of built-in rules that of its kind alone."""
     part = rule.rule.rpartition(": ")[2]
     if part in ("words", "characters", "language", "tokens", "cluster", "no ImageNet-21k word"):
-        return ""
-    return ", ".join(f"{name} is {_value(value)}" for name, value in rule.values.items())
+        return {part: rule.values[part]} if part in rule.values else {}
+    return rule.values
 
 
 def _value(value: float | int | str | None) -> str:
@@ -113,7 +121,7 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     said += _captions(facts)
     if facts.filter:
         said.append(("filter", clean(facts.filter, 2_000)))
-    said += [("rule", _rule_line(rule)) for rule in facts.rules]
+    said += [("rule", _rule_line(rule)) for rule in _a_line_each(facts.rules)]
     if facts.rules_problem:
         said.append(("rule", f"cannot be asked again: {clean(facts.rules_problem, 400)}"))
     if facts.metadata is not None:
@@ -149,13 +157,21 @@ def _captions(facts: SampleFacts) -> list[Line]:
     return said
 
 
+def _a_line_each(rules: list[RuleVerdict]) -> list[RuleVerdict]:
+    """Without those that ask whether there is a value: the comparison that follows drops, and shows, what has none."""
+    names = {rule.rule for rule in rules}
+    return [rule for rule in rules if rule.rule.rpartition(": ")[0] not in names]
+
+
 def _rule_line(rule: RuleVerdict) -> str:
     if rule.passes is None:
         return f"{clean(rule.text)}: not asked: it is code that the run directory names; read it, then add --run-code"
-    values = ", ".join(f"{name} {_value(value)}" for name, value in rule.values.items())
-    values = values if _values(rule) else ""
-    if rule.limit is not None and values:
-        values += f", kept from {rule.limit:.6g}"
+    values = ", ".join(f"{name} {_value(value)}" for name, value in _values(rule).items())
+    term, _, part = rule.rule.rpartition(": ")
+    bound = BOUNDS.get(part, "") if term else ""
+    if rule.limit is not None and (part == "score" or not bound):
+        bound = f"kept from {rule.limit:.6g}"
+    values = ", ".join(filter(None, (values, bound))) if values else ""
     verdict = "passes" if rule.passes else "drops it"
     return f"{clean(rule.text)}: {verdict}{f' ({values})' if values else ''}"
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from dcfast.errors import DcfastError, NothingKeptError, first_line, printable
+from dcfast.errors import DcfastError, NothingKeptError, TooFewKeptError, first_line, printable
 from dcfast.process.exit_codes import FAILED, LOST, USAGE
 from dcfast.process.signals import stoppable
 from dcfast.process.terminal import say
@@ -71,6 +71,8 @@ def report(error: BaseException) -> int:
         import traceback
 
         say("".join(traceback.format_exception(error)), error=True, end="")
+    if isinstance(error, TooFewKeptError) and error.outcome:
+        say(error.outcome, error=True)
     own = printable(str(error).strip()) or type(error).__name__
     say(f"error: {own if _is_foreseen(error) else _unforeseen(error)}", error=True)
     return status_of(error)

@@ -5,24 +5,28 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from dcfast.dedup.signature_file import set_names
 from dcfast.engine import check_ready
-from dcfast.errors import PoolError, RunError
+from dcfast.errors import DcfastError, FilterError, PoolError, RunError, UnknownFilterError
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
-from dcfast.filters.term import SCORES
-from dcfast.index.metadata import count_metadata_rows
+from dcfast.filters.term import HEIGHT, SCORES, TEXT, WIDTH
+from dcfast.filters.tokens import spelled
+from dcfast.index.metadata import count_metadata_rows, open_metadata
+from dcfast.index.pool import list_parquet, metadata_folder
 from dcfast.models.clip import require_model
 from dcfast.process.libraries import require_library
 from dcfast.process.options import check_options, one_of
 from dcfast.rundir.branch import branch_settings, comparison_dir
 from dcfast.rundir.run_dir import Run, look_at_run
-from dcfast.rundir.settings import TEACHER, Settings
+from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale, smaller_batch
 from dcfast.stages.dedup.checks import check_dedup
@@ -79,6 +83,33 @@ def check_settings(settings: Settings) -> None:
             )
 
 
+def _check_names(text: str | None, settings: Settings) -> None:
+    """FilterError where an expression cannot be read; of a name that is a column's, with how a column is compared."""
+    try:
+        compile_filter(text or "no_filter", run_code=False)
+    except UnknownFilterError as error:
+        near = difflib.get_close_matches(error.name, _columns(settings), n=1, cutoff=0.75)
+        if not near:
+            raise
+        said, place = str(error).split("\n", 1)
+        said = said.partition("; known: ")[0]
+        raise FilterError(
+            f"{said} (the metadata has the column {near[0]!r}: write column({spelled(near[0])}) >= X)\n{place}"
+        ) from None
+
+
+def _columns(settings: Settings) -> list[str]:
+    """The columns that the metadata has, as far as that can be known before the pool is looked at."""
+    names = [TEXT, WIDTH, HEIGHT, *SCORES.values()]
+    if settings.pool is not None:
+        names = [SCORES[prefix] for prefix in settings.features or {}]
+        with suppress(DcfastError, OSError, IndexError):  # what is wrong with the pool is said later
+            folder = metadata_folder(settings.pool)
+            with open_metadata(folder / list_parquet(folder)[0]) as file:
+                names += file.schema.names
+    return names
+
+
 def check_start(
     settings: Settings, engine: str, workers: int, ray_address: str | None, gallery: str | None = None
 ) -> None:
@@ -88,7 +119,10 @@ def check_start(
         ValueError, RunError, MissingDependencyError: in words.
     """
     check_settings(settings)
+    for text in (settings.filter, None if settings.compare == NO_COMPARISON else settings.compare):
+        _check_names(text, settings)
     if gallery is not None:
+        _check_names(gallery, settings)
         compile_filter(gallery)
     check_one_process()
     if settings.pool is None and settings.scale != "tiny":

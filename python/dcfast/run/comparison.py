@@ -55,8 +55,8 @@ def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, s
     summaries = {}
     with recorded(branch, engine, stages):
         link_base(base, branch)
-        for name in stages:
-            say(name)
+        for number, name in enumerate(stages, 1):
+            say(f"{name}, stage {number} of {len(stages)}")
             summaries[name] = run_one(branch, engine, name, show)
         write_manifest(branch)
     return summaries

@@ -17,6 +17,7 @@ from pathlib import Path
 from dcfast.errors import DcfastError, MissingDependencyError, RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
+from dcfast.filters.defaults import DEFAULT_FILTER
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.process.terminal import say
 from dcfast.report.facts.reading import read_rows
@@ -32,6 +33,7 @@ from dcfast.rundir.summaries import read_summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import RECIPE_FIELDS, scale
 from dcfast.stages.evaluate import TRAIN_SUMMARY
+from dcfast.stages.filter.outcomes import resolve_expression
 from dcfast.stages.teacher import RECIPE, teacher_model
 from dcfast.storage.records import Count, Record
 from dcfast.world.spec import WorldSpec
@@ -349,17 +351,39 @@ def _row(stage: str, state: str, read: str, write: str, about: str, why: str) ->
     return f"{stage:<18}{state:<6} {read:>11} {write:>15} {about:>18}  {why}".rstrip()
 
 
-def _beside_the_scale(run: Run, rows: int) -> list[str]:
-    """A line where a pool has far more or fewer rows than its scale's: the amounts are of the pool that is there."""
+def _beside_the_scale(run: Run, its: Amounts) -> list[str]:
+    """A line where a pool is not all of its scale's, or far more: the figures are of the pool that is there."""
     chosen = scale(run.settings.scale)
-    whole = chosen.samples_seen  # as many rows has the pool of the scale
-    if chosen.pool_bytes is None or whole <= 2 * rows <= 4 * whole:
+    if chosen.pool_bytes is None:
         return []
+    rows, whole = its.rows, chosen.samples_seen  # as many rows has the pool of the scale
+    size = _amount(chosen.pool_bytes)
+    if whole <= rows <= 2 * whole:
+        if 2 * its.shard_bytes >= chosen.pool_bytes:  # links rot: some of it cannot be downloaded
+            return []
+        return [
+            f"all {whole:,} rows of scale {chosen.name} are here, and {_amount(its.shard_bytes)} of its about {size} "
+            "of shards; the figures are for these"
+        ]
     share = f"{rows / whole:.2%}" if rows >= whole / 10_000 else "less than 0.01%"
     hours = f", about {chosen.gpu_hours:,.0f} A100 GPU-hours" if chosen.gpu_hours else ""
-    size = _amount(chosen.pool_bytes)
-    there = f"the pool has {rows:,} of the scale's {whole:,} rows ({share})"
+    there = f"{rows:,} of the {whole:,} rows of scale {chosen.name} are here ({share}); the figures are for these"
+    if rows > whole:
+        there = f"{rows:,} rows are here, and scale {chosen.name} has {whole:,} ({share})"
     return [f"{there}; the whole scale: about {size} of shards{hours}"]
+
+
+def _filter_line(run: Run) -> str:
+    """The filter; of the default one what of it applies to this pool, and why not the rest."""
+    if run.settings.filter is not None:
+        return f"filter: {run.settings.filter}"
+    if run.is_world and not run.has_summary("world"):  # its metadata will have all that it needs
+        return f"filter: {DEFAULT_FILTER} (the default)"
+    try:
+        text, notes = resolve_expression(run)
+    except (DcfastError, ValueError, OSError):  # what is wrong is said after the plan
+        return f"filter: {DEFAULT_FILTER} (the default, of which what the pool has no columns for is left out)"
+    return f"filter: {'; '.join([f'{text} (the default)', *notes])}"
 
 
 def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = None) -> str:
@@ -373,7 +397,8 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None
     if run.is_world and not run.has_summary("world"):
         pool = f"the built-in world, not rendered yet: {its.rows:,} pairs (about {_amount(its.shard_bytes)})"
     lines = [head, f"pool: {pool}; {its.evalsets} evaluation sets; {workers} workers"]
-    lines += _beside_the_scale(run, its.rows)
+    lines.append(_filter_line(run))
+    lines += _beside_the_scale(run, its)
     lines.append(_row("stage", "state", "reads", "writes at most", "about", "why"))
     for each in planned.stages:
         write = "?" if each.write is None else _amount(each.write)

@@ -31,12 +31,9 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
-from dcfast.stages.filter.losses import commonest_reasons, loss_warning
+from dcfast.stages.filter.losses import loss_warning, outcome_lines
 from dcfast.stages.report import gallery_of
 from dcfast.stages.train import train_with
-
-SHOWN_REASONS = 5
-"""Of those for which samples are not kept; the report has all."""
 
 
 def run(
@@ -100,11 +97,11 @@ def _go_through(
     summaries: dict[str, Summary] = {}
     trains = [stage for stage in stages if stage in ("train", "evaluate")]
     with ExitStack() as stack:
-        for name in stages:
+        for number, name in enumerate(stages, 1):
             if trains and name == trains[0] and comparison_dir(current) is not None:
                 other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
                 stack.enter_context(other).start()
-            say(name)
+            say(f"{name}, stage {number} of {len(stages)}")
             if name == "index" and "world" in stages:
                 check_stages(current, [s for s in stages if s != "world"])  # it is whole by now
             if name == "report":
@@ -149,21 +146,7 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
     lines = []
     chosen = summaries.get("filter")
     if isinstance(chosen, FilterSummary):
-        rows = chosen.metadata_outcomes.get("kept", 0) if chosen.sampled else chosen.subset_metadata
-        passing = f"{rows:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
-        passing += f" and are drawn, in {chosen.subset_metadata:,} copies" if chosen.sampled else ""
-        lines.append(f"{passing} (subset_metadata.npy)")
-        if chosen.fates:
-            lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen.fates.items()))
-            if chosen.repeated_in_pool and chosen.fates.get("kept"):
-                repeated = f"{chosen.repeated_in_pool:,} samples have the uid of one before them"
-                lines.append(
-                    f"{repeated}: all samples of a uid are kept where a metadata row of it passes, so that more "
-                    "samples may be kept than rows pass"
-                )
-        if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
-            reasons = "; ".join(f"{why} ({count:,})" for why, count in common)
-            lines.append(f"not kept, the commonest reasons: {reasons}")
+        lines += outcome_lines(chosen)
     for name in ("index", "signatures", "decontaminate", "features", "dedup", "filter", "train", "evaluate"):
         lines += [f"note: {note}" for note in getattr(summaries.get(name), "notes", ())]
     if isinstance(chosen, FilterSummary) and chosen.damaged_shards:

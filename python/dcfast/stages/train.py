@@ -20,7 +20,7 @@ from typing import TypedDict, Unpack
 import msgspec
 
 from dcfast.engine.piece import Nothing, piece
-from dcfast.errors import NothingKeptError
+from dcfast.errors import NothingKeptError, TooFewKeptError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
@@ -28,8 +28,8 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Override
 from dcfast.rundir.summaries import FilterSummary, ReshardSummary, equals_json
 from dcfast.rundir.training_summary import TrainingSummary
-from dcfast.scales import scale
-from dcfast.stages.filter.losses import advice_on, commonest_reasons
+from dcfast.scales import scale, smaller_batch
+from dcfast.stages.filter.losses import advice_on, commonest_reasons, dropped_most, outcome_lines
 from dcfast.stages.reshard import plan_inputs, plan_kept
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
@@ -134,21 +134,43 @@ def train_subset(
     return launch(settings)
 
 
-def _refuse_nothing(chosen: FilterSummary) -> None:
-    """NothingKeptError with the commonest reasons where the filter stage kept nothing."""
-    if chosen.fates.get("kept"):
+def _refuse_too_few(chosen: FilterSummary, batch: int) -> None:
+    """NothingKeptError, TooFewKeptError where the filter stage kept nothing, or less than a batch.
+
+    The message has the rule that dropped the most and the commonest reasons; what a run says of the filter at its end
+    goes with the error.
+    """
+    kept = chosen.fates.get("kept", 0)
+    samples = max(kept, chosen.subset or 0)  # copies may have been drawn of what is kept
+    if kept and samples >= batch:
         return
     common = commonest_reasons(chosen)[:3]
     named = ", ".join(f"{why} ({count:,})" for why, count in common)
-    commonest = f"; the commonest reasons: {named}. What to do: {advice_on(common[0][0])}" if common else ""
+    parts = [dropped_most(chosen), f"the commonest reasons: {named}" if named else ""]
+    reasons = "".join(f"; {part}" for part in parts if part)
     counts = ", ".join(f"{chosen.fates.get(name, 0):,} {name}" for name in FATES)
-    raise NothingKeptError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
+    todo = advice_on(common[0][0]) if common else ""
+    error: TooFewKeptError
+    if not kept:
+        todo = f". What to do: {todo}" if todo else ""
+        error = NothingKeptError(
+            f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){reasons}{todo}"
+        )
+    else:
+        todo = f"{todo}; or " if todo else ""
+        error = TooFewKeptError(
+            f"too few to train on: the filter {chosen.filter!r} kept {samples:,} samples, fewer than one batch of "
+            f"{batch:,}, which must not repeat a sample for want of others ({counts}){reasons}. What to do: {todo}take "
+            f"a smaller batch (--set global_batch={smaller_batch(samples)})"
+        )
+    error.outcome = "\n".join(outcome_lines(chosen))
+    raise error
 
 
 def steps(run: Run, do: Do) -> TrainingSummary:
     """The order, then the training."""
     if run.has_summary("filter"):
-        _refuse_nothing(run.summary(FilterSummary))
+        _refuse_too_few(run.summary(FilterSummary), run.settings.recipe().global_batch)
     settings, segments = run.settings, len(run.pool.segments())
     shard_dir = str(run.pool.shard_dir)
     inputs = ["subset.npy"]

@@ -179,11 +179,13 @@ class SeparateRules:
         """The rows' scores in the filter's sources."""
         return {source.key: load_scores(self.out, source.key, path, begin, rows) for source in self.whole.scores}
 
+    def _rows(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Rows:
+        clusters = self._clusters(path, begin, batch.num_rows)
+        return Rows(batch, self.thresholds, self.uid_sets, uids, clusters, self.scores(path, begin, batch.num_rows))
+
     def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
         """(rows, rules) bool; a rule that is not asked drops none."""
-        clusters = self._clusters(path, begin, batch.num_rows)
-        scores = self.scores(path, begin, batch.num_rows)
-        rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters, scores)
+        rows = self._rows(path, begin, batch, uids)
         everyone = np.ones(batch.num_rows, np.bool_)
         drops = np.zeros((batch.num_rows, len(self.rules)), np.bool_)
         for place, rule in enumerate(self.rules):
@@ -192,8 +194,21 @@ class SeparateRules:
             if isinstance(rule, Rule):
                 drops[:, place] = ~rule.passes(rows, everyone)
             else:
-                drops[:, place] = rule.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters, scores) != 0
+                of = (self.thresholds, self.uid_sets, uids, rows.clusters, rows.scores)
+                drops[:, place] = rule.evaluate(batch, *of) != 0
         return drops
+
+    def values(
+        self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]
+    ) -> list[dict[str, list[float | bool | None]]]:
+        """For each rule what it looks at beside columns of the metadata: by name, a value a row; of those asked."""
+        rows = self._rows(path, begin, batch, uids)
+        values: list[dict[str, list[float | bool | None]]] = []
+        for rule, is_asked in zip(self.rules, self.is_asked, strict=True):
+            leaves = [rule] if isinstance(rule, Rule) else [its for term in rule.terms for its in term.rules]
+            measures = {name: measure for leaf in leaves for name, measure in leaf.values.items()}
+            values.append({name: measure(rows).tolist() for name, measure in measures.items()} if is_asked else {})
+        return values
 
 
 def _limit(limit: float | Quantile | None, thresholds: Mapping[str, float]) -> float | None:

@@ -25,6 +25,7 @@ from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
 from dcfast.filters.rules import Mask
+from dcfast.filters.term import FEATURES_OPTIONS
 from dcfast.index.build import write_segment
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.segments import Segment
@@ -99,7 +100,7 @@ def check_clusters(run: Run, compiled: Filter) -> None:
         if not os.path.isfile(path) or (number == 0 and ARRAY not in npz_arrays(path)):
             raise PoolError(
                 f"filter {compiled.text!r} needs image embeddings, {ARRAY} in {path}; download the pool's npz, or "
-                "make them (--features l14=ViT-L-14:openai)"
+                f"have them computed ({FEATURES_OPTIONS['l14']})"
             )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dcfast.errors import FilterError, PoolError
 from dcfast.features.files import sibling_npz
 from dcfast.filters.pair_scores import Floats, Mask, usable_rows
+from dcfast.filters.term import FEATURES_OPTIONS
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.rundir.run_dir import Run
 from dcfast.storage.npz import Array, iterate_npz, npz_arrays
@@ -29,6 +30,11 @@ def text_array(arch: str) -> str:
     return f"{arch}_txt"
 
 
+def _or_make(arch: str) -> str:
+    """The option that has embeddings made; nothing of those that dcfast does not make under this name."""
+    return f", or have them computed ({FEATURES_OPTIONS[arch]})" if arch in FEATURES_OPTIONS else ""
+
+
 def check_arrays(run: Run, key: str, arch: str, names: Sequence[str]) -> None:
     """Looks for a source's arrays in the npz of the pool, before any work; the features stage makes its own.
 
@@ -41,7 +47,7 @@ def check_arrays(run: Run, key: str, arch: str, names: Sequence[str]) -> None:
         if not os.path.isfile(path):
             raise PoolError(
                 f"filter {key} needs embeddings, {' and '.join(names)} in {path}, which is not there; download the "
-                f"pool's npz, or make them (--features {arch}=MODEL:WEIGHTS)"
+                f"pool's npz{_or_make(arch)}"
             )
         if number == 0:  # of the others, perhaps thousands, each piece looks at its own
             arrays = npz_arrays(path)
@@ -68,7 +74,7 @@ def _check_array(arrays: dict[str, Array], name: str, path: str | Path, key: str
     if name not in arrays:
         raise PoolError(
             f"filter {key} needs {name}, and {path} has {', '.join(arrays) or 'no arrays'}; name the embeddings that "
-            "are there, or make them (--features)"
+            f"are there{_or_make(name.rpartition('_')[0])}"
         )
     array = arrays[name]
     if len(array.shape) != 2 or array.dtype.kind != "f" or 0 in array.shape[1:]:

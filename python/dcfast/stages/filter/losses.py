@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.rundir.layout import FATES
 from dcfast.rundir.summaries import FilterSummary
 from dcfast.stages.filter.notes import unmatched_notes
 
@@ -26,6 +27,8 @@ _ADVICE = (
     (NO_METADATA, "the metadata is not of these shards, or some files of it are missing: dcfast import makes it"),
     ("metadata rows without a uid", _NO_UID),
 )
+SHOWN_REASONS = 5
+"""Of those for which samples are not kept; the report has all."""
 _OF_FILTER = "the filter dropped them: try another --filter, or no_filter"
 
 
@@ -38,6 +41,36 @@ def commonest_reasons(chosen: FilterSummary, *, before_filter: bool = False) -> 
     if before_filter:
         reasons = {why: n for why, n in reasons.items() if why not in chosen.metadata_outcomes}
     return sorted(((why, n) for why, n in reasons.items() if n), key=lambda item: (-item[1], item[0]))
+
+
+def dropped_most(chosen: FilterSummary) -> str:
+    """The rule that dropped the most of the samples that came to the filter; empty where none dropped any."""
+    rules = [(count, why) for why, count in chosen.reasons.items() if why in chosen.metadata_outcomes and count]
+    if not rules:
+        return ""
+    count, why = max(rules, key=lambda rule: (rule[0], rule[1]))
+    asked = chosen.fates.get("kept", 0) + chosen.fates.get("dropped", 0)
+    return f"{why!r} dropped the most, {count:,} of the {asked:,} samples that came to the filter"
+
+
+def outcome_lines(chosen: FilterSummary) -> list[str]:
+    """What the filter did, as a run says it at its end: the rows that pass, the fates, the commonest reasons."""
+    rows = chosen.metadata_outcomes.get("kept", 0) if chosen.sampled else chosen.subset_metadata
+    passing = f"{rows:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
+    passing += f" and are drawn, in {chosen.subset_metadata:,} copies" if chosen.sampled else ""
+    lines = [f"{passing} (subset_metadata.npy)"]
+    if chosen.fates:
+        lines.append("fates: " + ", ".join(f"{chosen.fates[name]:,} {name}" for name in FATES if name in chosen.fates))
+        if chosen.repeated_in_pool and chosen.fates.get("kept"):
+            repeated = f"{chosen.repeated_in_pool:,} samples have the uid of one before them"
+            lines.append(
+                f"{repeated}: all samples of a uid are kept where a metadata row of it passes, so that more "
+                "samples may be kept than rows pass"
+            )
+    if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
+        reasons = "; ".join(f"{why} ({count:,})" for why, count in common)
+        lines.append(f"not kept, the commonest reasons: {reasons}")
+    return lines
 
 
 def advice_on(reason: str) -> str:
