@@ -156,9 +156,9 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
         if chosen.fates:
             lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen.fates.items()))
             if chosen.repeated_in_pool and chosen.fates.get("kept"):
-                repeated = f"{chosen.repeated_in_pool:,} samples have the uid of one before them"
+                repeated = f"samples that have the uid of one before them: {chosen.repeated_in_pool:,}"
                 lines.append(
-                    f"{repeated}: all samples of a uid are kept where a metadata row of it passes, so that more "
+                    f"{repeated}; all samples of a uid are kept where a metadata row of it passes, so that more "
                     "samples may be kept than rows pass"
                 )
         if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
