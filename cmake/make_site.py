@@ -33,7 +33,17 @@ PAPERS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 # Captions and pages, in order. A page that is not named here stands under the last; one that is not there is left out.
 CONTENTS = {
     "Begin": ("first_pool", "install", "coming_from", "import", "cluster"),
-    "The workflow": ("filters", "dedup", "features", "training", "evaluation", "study", "report", "world"),
+    "The workflow": (
+        "filters",
+        "dedup",
+        "decontaminate",
+        "features",
+        "training",
+        "evaluation",
+        "study",
+        "report",
+        "world",
+    ),
     "Look inside": ("status", "inspect", "pool_index", "calibration"),
     "Reference": (
         "options",

@@ -71,3 +71,48 @@ def test_the_folders_of_the_core_include_downwards(repo_root: Path) -> None:
             if LEVELS.index(folder[1]) > LEVELS.index(path.parent.name):
                 upwards.append(f"{path.relative_to(core)} includes {included}")
     assert not upwards
+
+
+#: names of the standard library -> the header that declares them. Others bring them along with one compiler, and no
+#: more with the next: GCC 16 took <cstdint> out of <string>.
+DECLARED_IN = {
+    r"u?int(8|16|32|64)_t\b": "cstdint",
+    r"(size_t|byte|ptrdiff_t)\b": "cstddef",
+    r"(string|to_string)\b": "string",
+    r"string_view\b": "string_view",
+    r"vector\b": "vector",
+    r"array\b": "array",
+    r"span\b": "span",
+    r"(pair|move|exchange|swap)\b": "utility",
+    r"(tuple|tie)\b": "tuple",
+    r"(optional|nullopt)\b": "optional",
+    r"(unique_ptr|shared_ptr)\b": "memory",
+    r"function\b": "functional",
+    r"numeric_limits\b": "limits",
+    r"(memcpy|memcmp|memset|memchr)\b": "cstring",
+    r"(sqrt|exp2?|log|nearbyint|ceil|floor|isnan|isfinite)\b": "cmath",
+    r"(popcount|bit_cast|countr_zero|bit_width|endian)\b": "bit",
+    r"(sort|min|max|clamp|fill|copy|lower_bound|upper_bound|any_of|all_of|ranges::\w+)\(": "algorithm",
+}
+
+
+def _headers_behind(path: Path, folders: tuple[Path, ...]) -> set[str]:
+    """The headers of the standard library that a file includes, itself or by headers of ours."""
+    headers: set[str] = set()
+    for system, own in re.findall(r'^#include (?:<(\S+)>|"(\S+)")', path.read_text(encoding="utf-8"), re.MULTILINE):
+        ours = [folder / own for folder in folders if own and (folder / own).is_file()]
+        headers |= _headers_behind(ours[0], folders) if ours else {system}
+    return headers
+
+
+def test_each_file_includes_what_it_uses(repo_root: Path) -> None:
+    folders = tuple(repo_root / name for name in ("csrc", "tests/cpp", "tests/fuzz"))
+    files = ("csrc/core/**/*.?pp", "csrc/bindings/*.?pp", "tests/cpp/**/*.?pp", "tests/fuzz/*.?pp")
+    missing = []
+    for path in sorted(path for pattern in files for path in repo_root.glob(pattern)):
+        code = re.sub("//.*", "", path.read_text(encoding="utf-8"))
+        headers = _headers_behind(path, folders)
+        for name, header in DECLARED_IN.items():
+            if header not in headers and (used := re.search(rf"\bstd::{name}", code)):
+                missing.append(f"{path.relative_to(repo_root)} has {used[0]} without <{header}>")
+    assert not missing, "\n".join(missing)

@@ -139,18 +139,37 @@ def test_console_script_is_installed() -> None:
     assert callable(script.load())
 
 
-def _needed(library: str) -> list[str]:
+def _readelf(*arguments: str) -> str:
     readelf = shutil.which("readelf")
     if readelf is None:
         pytest.skip("readelf (binutils) is not installed")
-    out = subprocess.run([readelf, "-d", library], check=True, capture_output=True, text=True).stdout
-    return re.findall(r"\((?:NEEDED|RUNPATH|RPATH)\).*\[(.*)\]", out)
+    return subprocess.run([readelf, "-W", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _needed(library: str) -> list[str]:
+    return re.findall(r"\((?:NEEDED|RUNPATH|RPATH)\).*\[(.*)\]", _readelf("-d", library))
 
 
 def test_core_links_neither_python_nor_cuda() -> None:
     import dcfast._core as _core
 
     assert not [name for name in _needed(_core.__file__) if re.match(r"libpython|libcud|libtorch", name)]
+
+
+def test_core_needs_no_newer_glibc_than_the_documents_say(repo_root: Path) -> None:
+    import dcfast._core as _core
+
+    told = re.search(
+        r"`manylinux_2_(\d+)` where it is built on Debian 12 \(glibc 2\.(\d+)\)",
+        (repo_root / "docs/install.md").read_text(encoding="utf-8"),
+    )
+    assert told is not None
+    oldest, built_on = map(int, told.groups())
+    if int((os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(".")[2]) > built_on:
+        pytest.skip(f"built on a newer glibc than 2.{built_on}, which gives more names newer versions")
+    symbols = re.findall(r"(\S+)@GLIBC_2\.(\d+)", _readelf("--dyn-syms", _core.__file__))
+    assert symbols
+    assert not [name for name, version in symbols if int(version) > oldest]
 
 
 def test_cuda_library_stands_alone() -> None:

@@ -95,17 +95,21 @@ class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it."""
 
 
-def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
-    """What the message of an unknown name ends with: the nearest of those there are, at most so many; empty where none
-    is near. Capitals make no difference."""
+def nearest(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Those of the known names that are nearest, at most so many, if any is near. Capitals make no difference."""
     import difflib  # a short command has no need of it
 
     lower = {spelling.lower(): spelling for spelling in known}
     wanted = str(name).lower()
     if wanted == "gpu" and "cuda" in lower:
         wanted = "cuda"  # and not cpu, which is nearer by its letters
-    near = difflib.get_close_matches(wanted, lower, n=most, cutoff=cutoff)
-    return f"; did you mean {' or '.join(repr(lower[spelling]) for spelling in near)}?" if near else ""
+    return [lower[spelling] for spelling in difflib.get_close_matches(wanted, lower, n=most, cutoff=cutoff)]
+
+
+def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """What the message of an unknown name ends with: the nearest of those there are; empty where none is near."""
+    near = nearest(name, known, most=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def printable(text: str) -> str:

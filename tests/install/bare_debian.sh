@@ -18,10 +18,11 @@ mkdir -p "$root"
 mounted=()
 finish() {
   for ((i = ${#mounted[@]} - 1; i >= 0; i--)); do umount -R -l "${mounted[$i]}"; done
-  rm -rf --one-file-system "$root"
+  rm -rf --one-file-system "$root" "$folder/debootstrap.log"
   rmdir --ignore-fail-on-non-empty "$folder"
 }
 trap finish EXIT
+trap 'exit 143' TERM  # after the step at work: what it still writes would stay
 
 bind() {  # a folder or file of this machine, read-only, at the same place in there
   mkdir -p "$root$(dirname "$1")"

@@ -471,8 +471,8 @@ def test_closing_lines_say_why_samples_are_not_kept() -> None:
     assert _closing_lines(Path("o"), {"filter": chosen}) == [
         "347 of 411 metadata rows pass the filter (subset_metadata.npy)",
         "fates: 348 kept, 60 dropped, 0 quarantined, 4 missing, 0 unlisted",
-        "1 samples have the uid of one before them: all samples of a uid are kept where a metadata row of it passes, "
-        "so that more samples may be kept than rows pass",
+        "samples that have the uid of one before them: 1; all samples of a uid are kept where a metadata row of it "
+        "passes, so that more samples may be kept than rows pass",
         "not kept, the commonest reasons: basic_filter: words (30); basic_filter: size (20); metadata rows without a "
         "sample (4); rule 4 (4); rule 3 (3)",
         "run directory: o",

@@ -1,8 +1,12 @@
 // What a fastText model file holds, read with bounds: a stranger's file.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dcfast::model_file {

@@ -1,6 +1,7 @@
 #include "core/similarity/hamming_scan.hpp"
 
 #include <bit>
+#include <cstddef>
 
 #include "core/system/cpu.hpp"
 

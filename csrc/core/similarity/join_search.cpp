@@ -1,6 +1,7 @@
 #include "core/similarity/join_search.hpp"
 
 #include <bit>
+#include <utility>
 
 #include "core/similarity/block_scan.hpp"
 

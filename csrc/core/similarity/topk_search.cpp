@@ -1,6 +1,7 @@
 #include "core/similarity/topk_search.hpp"
 
 #include <numeric>
+#include <utility>
 
 #include "core/similarity/block_scan.hpp"
 

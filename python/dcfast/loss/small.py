@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from dcfast._core import similarity as core
+from dcfast._core import similarity as core_similarity
 from dcfast.loss.arguments import check_finite
 from dcfast.loss.backend import SMALL, has_triton
 
@@ -38,7 +38,7 @@ def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor | None:
     """``dcfast.clip_loss`` of checked arguments; None where the scale is 0, or logits are not finite or 600 apart."""
     check_finite(scale, "logit_scale")
     sides = _sides(image, text, scale)
-    made = core.clip_of_logits(_logits(*sides), image.shape[0], _is_wanted(image, text, scale))
+    made = core_similarity.clip_of_logits(_logits(*sides), image.shape[0], _is_wanted(image, text, scale))
     return None if made is None or not sides[2] else _loss(image, text, scale, None, sides, made)
 
 
@@ -47,7 +47,7 @@ def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Ten
     check_finite(scale, "logit_scale")
     check_finite(bias, "logit_bias")
     sides, wanted = _sides(image, text, scale), _is_wanted(image, text, scale, bias)
-    made = core.siglip_of_logits(_logits(*sides), image.shape[0], bias.detach().item(), wanted)
+    made = core_similarity.siglip_of_logits(_logits(*sides), image.shape[0], bias.detach().item(), wanted)
     return None if made is None or not sides[2] else _loss(image, text, scale, bias, sides, made)
 
 

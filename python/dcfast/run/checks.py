@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from dcfast.dedup.signature_file import set_names
 from dcfast.engine import check_ready
-from dcfast.errors import DcfastError, FilterError, PoolError, RunError, UnknownFilterError
+from dcfast.errors import DcfastError, FilterError, PoolError, RunError, UnknownFilterError, nearest
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
@@ -88,7 +87,7 @@ def _check_names(text: str | None, settings: Settings) -> None:
     try:
         compile_filter(text or "no_filter", run_code=False)
     except UnknownFilterError as error:
-        near = difflib.get_close_matches(error.name, _columns(settings), n=1, cutoff=0.75)
+        near = nearest(error.name, _columns(settings), cutoff=0.75)
         if not near:
             raise
         said, place = str(error).split("\n", 1)

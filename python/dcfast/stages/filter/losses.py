@@ -62,9 +62,9 @@ def outcome_lines(chosen: FilterSummary) -> list[str]:
     if chosen.fates:
         lines.append("fates: " + ", ".join(f"{chosen.fates[name]:,} {name}" for name in FATES if name in chosen.fates))
         if chosen.repeated_in_pool and chosen.fates.get("kept"):
-            repeated = f"{chosen.repeated_in_pool:,} samples have the uid of one before them"
+            repeated = f"samples that have the uid of one before them: {chosen.repeated_in_pool:,}"
             lines.append(
-                f"{repeated}: all samples of a uid are kept where a metadata row of it passes, so that more "
+                f"{repeated}; all samples of a uid are kept where a metadata row of it passes, so that more "
                 "samples may be kept than rows pass"
             )
     if common := commonest_reasons(chosen)[:SHOWN_REASONS]:
