@@ -24,7 +24,7 @@ _PUBLIC = {
         *("MissingDependencyError", "PoolError", "RunError", "SubsetError"),
     ),
     "dcfast.evaluate": ("evaluate_model",),
-    "dcfast.images.signatures": ("perceptual_hash",),
+    "dcfast.images.perceptual": ("perceptual_hash",),
     "dcfast.index.build": ("TarIndex", "index_tars"),
     "dcfast.index.pool_index": ("PoolIndex",),
     "dcfast.index.refresh": ("refresh_index",),

@@ -1,4 +1,5 @@
 # The public names, for type checkers; __init__.py resolves them on first use. Tests compare the two.
+from dcfast import errors as errors
 from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
 from dcfast.errors import (
     CheckpointError,
@@ -12,7 +13,7 @@ from dcfast.errors import (
     SubsetError,
 )
 from dcfast.evaluate import evaluate_model
-from dcfast.images.signatures import perceptual_hash
+from dcfast.images.perceptual import perceptual_hash
 from dcfast.index.build import TarIndex, index_tars
 from dcfast.index.pool_index import PoolIndex
 from dcfast.index.refresh import refresh_index

@@ -35,7 +35,7 @@ class CorruptDataError(DcfastError, ValueError):
 
     def __init__(self, message: str, *, path: str | os.PathLike[str] = "", offset: int | None = None) -> None:
         super().__init__(message)
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self.offset = offset
 
 

@@ -81,8 +81,8 @@ def test_missing_extension_is_an_error_or_none(pool: tuple[Path, Path, list[dict
         row = [(2 << 32) | 3]
         with pytest.raises(PoolError, match="txt"):
             reader.read(row, "txt")
-        assert reader.read(row, "txt", missing="none")[0] is None
-        assert set(reader.read(row, ["jpg", "txt"], missing="none")[0]) == {"jpg"}
+        assert reader.read(row, "txt", missing_members="none")[0] is None
+        assert set(reader.read(row, ["jpg", "txt"], missing_members="none")[0]) == {"jpg"}
         with pytest.raises(IndexError):
             reader.read([(9 << 32)], "jpg")
         with pytest.raises(IndexError):
@@ -144,7 +144,7 @@ def test_uids_in_given_order_with_multiplicities(pool: tuple[Path, Path, list[di
         for sample, number in zip(samples, (40, 3, 3, 17), strict=True):
             assert {ext: bytes(v) for ext, v in sample.members.items()} == expected[number]
         with pytest.raises(PoolError, match="uid"):
-            list(access.iterate_uids(reader, uids(numbers), missing_uids="error"))
+            list(access.iterate_uids(reader, uids(numbers), missing="raise"))
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 5_000, 1 << 20])

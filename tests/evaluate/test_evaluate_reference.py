@@ -32,7 +32,7 @@ def _model(home: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def summary(made: Path) -> EvaluationSummary:
-    return evaluate_model(_model(made), made / "sets", made / "out", workers=2)
+    return evaluate_model(_model(made), made / "sets", made / "out", threads=2)
 
 
 @pytest.mark.parametrize("key", REFERENCE)
@@ -65,9 +65,9 @@ def test_precisions() -> None:
 
 def test_amp_rounds_texts_and_the_pictures_of_retrieval_alone(made: Path, summary: EvaluationSummary) -> None:
     """As on a GPU the reference's does, here by the CPU's autocast: pictures of classification stay as they are."""
-    half = evaluate_model(_model(made), made / "sets", made / "half", workers=2, amp=True)
+    half = evaluate_model(_model(made), made / "sets", made / "half", threads=2, amp=True)
     assert [line.state.split("-")[1] for line in half.tasks] == ["amp"] * len(REFERENCE)
-    whole = evaluate_model(_model(made), made / "sets", made / "half", workers=2)
+    whole = evaluate_model(_model(made), made / "sets", made / "half", threads=2)
     assert len(whole.scored) == len(REFERENCE)  # results of one precision are none of another
     assert [line.metrics for line in whole.tasks] == [line.metrics for line in summary.tasks]
     for ours, theirs in zip(half.tasks, whole.tasks, strict=True):

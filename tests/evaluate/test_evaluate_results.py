@@ -72,7 +72,7 @@ def test_what_is_done_is_skipped_and_what_changed_is_redone(tmp_path: Path) -> N
     # a killed run leaves whole lines of what it had scored
     path = results_dir(out, "c0" * 32) / "eval_results.jsonl"
     path.write_text(path.read_text().splitlines()[0] + '\n{"key": "own/mine", "chec')
-    assert evaluate_model(colour_clip(), sets, out, batch_size=2, workers=1).scored == ["own/mine", "zzz"]
+    assert evaluate_model(colour_clip(), sets, out, batch_size=2, threads=1).scored == ["own/mine", "zzz"]
     assert (out / "eval_results.jsonl").read_bytes().splitlines()[:2] == before.splitlines()[:2]
     shutil.rmtree(sets / "wds_zzz_test")
     summary = evaluate_model(colour_clip(), sets, out)
@@ -140,7 +140,7 @@ def test_where_no_set_can_be_scored_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(EvalsetError, match=r"none of the 2 evaluation sets in .* can be scored: .*wds_b_test"):
         evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "eval_results.jsonl").exists()
-    for name, value in (("batch_size", 0), ("workers", -1)):
+    for name, value in (("batch_size", 0), ("threads", -1)):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
             evaluate_model(colour_clip(), tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
 

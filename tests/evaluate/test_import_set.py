@@ -44,7 +44,7 @@ def test_class_folders_are_scored_and_in_no_average(tmp_path: Path) -> None:
     }
     names = (tmp_path / "sets/wds_colours_test/classnames.txt").read_text().split("\n")
     assert names[:2] == ["black thing", "blue thing"]
-    summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", workers=1)
+    summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", threads=1)
     result = summary.tasks[0]
     assert (result.key, result.score, result.benchmark) == ("colours", 1.0, False)
     assert (summary.unlisted, set(summary.averages.values())) == (["colours"], {None})
@@ -78,7 +78,7 @@ def test_a_table_of_labels(numbers: bool, classes: str | None, tmp_path: Path) -
         "rows whose picture is not there": 1,
         "rows without a label": 1,
     }
-    assert evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", workers=1).tasks[0].score == 1.0
+    assert evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", threads=1).tasks[0].score == 1.0
 
 
 def test_numbers_as_class_names_are_noted(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_captions_make_a_retrieval_set(how: str, tmp_path: Path) -> None:
     assert (report.kind, report.pictures) == ("retrieval", 8)
     members = members_of(next((tmp_path / "sets").glob("wds_*_test/test/0.tar")))
     assert members["s0000000.txt"] == b"black thing".replace(b"black", b"a black") + b"\nblack"
-    assert evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", workers=1).tasks[0].score == 1.0
+    assert evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", threads=1).tasks[0].score == 1.0
 
 
 def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:

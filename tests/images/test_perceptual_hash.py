@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.images.signatures import perceptual_hash, phash_grey
+from dcfast.images.perceptual import perceptual_hash
+from dcfast.images.signatures import STATUS, phash_grey
 from drawn_pictures import drawing, encode, flat_pictures
 from PIL import Image
 
@@ -146,8 +149,69 @@ def test_bad_grey(value, error: type[Exception], message: str) -> None:
         phash_grey(value)
 
 
-def test_bad_pictures() -> None:
-    with pytest.raises(TypeError, match="pictures must be bytes"):
-        perceptual_hash(["a.jpg"])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="threads must be an integer"):
+@pytest.fixture
+def pictures(tmp_path: Path) -> dict[str, Any]:
+    """One drawing in each form."""
+    image = drawing(3).convert("RGB")
+    encoded = encode(image, "PNG")
+    (tmp_path / "a.png").write_bytes(encoded)
+    return {
+        "bytes": encoded, "str": str(tmp_path / "a.png"), "path": tmp_path / "a.png", "pillow": image,
+        "opened": Image.open(tmp_path / "a.png"), "rgb": np.asarray(image), "grey": np.asarray(image.convert("L")),
+        "not contiguous": np.asarray(image)[::-1][::-1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_all_forms_of_a_picture_have_one_hash(pictures: dict[str, Any], threads: int | None) -> None:
+    expected = phash_grey(pictures["grey"])
+    for form, picture in pictures.items():
+        assert (form, *perceptual_hash(picture, threads=threads)) == (form, *expected, "ok")
+        many = perceptual_hash([picture, picture], threads=threads)
+        assert (many.hash.tolist(), many.flat.tolist(), many.status.tolist()) == (
+            [expected[0]] * 2,
+            [expected[1]] * 2,
+            [0, 0],
+        )
+    other = drawing(4)
+    mixed = perceptual_hash([b"", *pictures.values(), other], threads=threads)
+    assert mixed.hash.tolist() == [0, *[expected[0]] * len(pictures), perceptual_hash(other).hash]
+    assert (mixed.hash.dtype, mixed.flat.dtype, mixed.status.dtype) == (np.uint64, np.bool_, np.uint8)
+    assert mixed.status.tolist() == [STATUS.index("empty"), *[0] * (len(pictures) + 1)]
+
+
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no picture at all")
+    (tmp_path / "cut.png").write_bytes(encode(drawing(1), "PNG")[:400])
+    names = ["empty.jpg", "text.jpg", "cut.png"]
+    statuses = [STATUS[n] for n in perceptual_hash([tmp_path / name for name in names]).status]
+    assert statuses == [perceptual_hash((tmp_path / name).read_bytes()).status for name in names]
+    assert perceptual_hash(Image.open(tmp_path / "cut.png")) == (0, True, "broken")
+    for wrong, error in (("none.jpg", FileNotFoundError), (".", IsADirectoryError)):
+        with pytest.raises(error):
+            perceptual_hash(tmp_path / wrong)
+
+
+def test_no_pictures_have_no_hashes() -> None:
+    assert [column.shape for column in perceptual_hash([])] == [(0,)] * 3
+
+
+@pytest.mark.parametrize(
+    ("picture", "error", "message"),
+    [
+        (7, TypeError, "pictures must be bytes .*; got int: pass one"),
+        ([b"", None], TypeError, "pictures must be bytes .*; got NoneType"),
+        (np.zeros((3, 3), np.float32), TypeError, "an array must have dtype uint8; got float32"),
+        (np.zeros((3, 3, 4), np.uint8), ValueError, r"of shape .*; got \(3, 3, 4\): pass one picture an array"),
+        (np.zeros((2, 3, 3, 3), np.uint8), ValueError, r"of shape .*; got \(2, 3, 3, 3\)"),
+    ],
+)
+def test_bad_pictures(picture: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        perceptual_hash(picture)
+
+
+def test_bad_threads() -> None:
+    with pytest.raises(ValueError, match="threads must be None or"):
         perceptual_hash([], threads="2")  # type: ignore[arg-type]

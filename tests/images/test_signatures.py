@@ -281,7 +281,7 @@ def test_members_of_a_shard(tmp_path: Path) -> None:
     path = tmp_path / "with space é.tar"
     offsets, sizes = shard(path, members)
     first = image_signatures(path, offsets, sizes, threads=1)
-    for threads in (0, 2, 5):
+    for threads in (None, 2, 5):
         again = image_signatures(str(path), offsets, sizes, threads=threads)
         assert all(map(np.array_equal, first, again))
     assert {name: str(array.dtype) for name, array in first._asdict().items()} == {
@@ -354,7 +354,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         image_signatures(path, offsets.astype(np.int64), sizes)
     with pytest.raises(ValueError, match="sizes must be one-dimensional"):
         image_signatures(path, offsets, sizes[:, None])
-    with pytest.raises(ValueError, match="threads must be 0"):
+    with pytest.raises(ValueError, match="threads must be None or"):
         image_signatures(path, offsets, sizes, threads=-2)
     with pytest.raises(FileNotFoundError):
         image_signatures(tmp_path / "none.tar", offsets, sizes)

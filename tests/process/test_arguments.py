@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.process.arguments import integer, thread_count, uint64_array, unsigned_array
+from dcfast.process.arguments import integer, uint64_array, unsigned_array
 
 
 @pytest.mark.parametrize("values", [[], [1, 2], range(3), np.arange(9, dtype=np.int8)[::2], np.arange(4, dtype=">u2")])
@@ -61,9 +61,3 @@ def test_numbers() -> None:
     for wrong in (True, 1.0, "1", None):
         with pytest.raises(TypeError, match=f"^n must be an integer; got {type(wrong).__name__}$"):
             integer(wrong, "n")
-    assert [thread_count(n) for n in (0, 1, np.int64(4096))] == [0, 1, 4096]
-    for wrong in (-1, 4097):
-        with pytest.raises(ValueError, match=rf"^threads must be 0 \(one per core\) to 4096; got {wrong}$"):
-            thread_count(wrong)
-    with pytest.raises(TypeError, match="threads must be an integer; got bool"):
-        thread_count(False)

@@ -67,7 +67,7 @@ def test_from_files_and_from_arrays_the_same_is_written(tmp_path, seed):
     options = {
         "shard_size": int(rng.choice([1, 3, 10_000])),
         "max_bytes": int(rng.choice([1, 5000, 3_000_000_000])),
-        "threads": int(rng.integers(0, 4)),
+        "threads": int(rng.integers(1, 4)),
         "sync": bool(seed % 2),
     }
     short, long = both(tmp_path / "pool", tmp_path / "s.npy", tmp_path, **options)

@@ -237,10 +237,63 @@ def test_sums_of_what_is_no_cluster_or_no_number_are_refused() -> None:
         assert not CentroidSums(2, 3).add(points.reshape(-1), np.zeros(4, np.int64), 1)
 
 
-def test_progress_counts_points_of_all_iterations() -> None:
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_labels_are_the_nearest_of_the_centroids(threads: int | None) -> None:
+    points = unit(701, 6)
+    found = kmeans([points[:300], points[300:]], 7, iterations=3, threads=threads)
+    assert found.labels.dtype == np.int32
+    assert found.labels.tolist() == slow_nearest(points, found.centroids, "l2")
+    assert np.array_equal(found.centroids, kmeans(points, 7, iterations=3, threads=2).centroids)
+
+
+def test_points_of_other_libraries() -> None:
+    points = unit(200, 4, dtype=np.float32)
+    expected = kmeans(points, 5, iterations=2)
+    tensor = torch.from_numpy(points)
+
+    class OfAnother:
+        """An array of a library that knows DLPack alone."""
+
+        def __dlpack__(self, **options: Any) -> object:
+            return tensor.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return tensor.__dlpack_device__()
+
+    for given in (tensor, tensor.clone().requires_grad_(), OfAnother(), [tensor[:90], points[90:]]):
+        found = kmeans(given, 5, iterations=2, device=torch.device("cpu"))
+        assert np.array_equal(found.centroids, expected.centroids)
+        assert np.array_equal(found.labels, expected.labels)
+    short = tensor.bfloat16()
+    assert np.array_equal(kmeans(short, 5).centroids, kmeans(short.float().numpy(), 5).centroids)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("length", [0, 0.98, 1.02, 1.9, np.nan, np.inf])
+def test_rows_of_another_length_are_refused(dtype: type, length: float) -> None:
+    points = unit(50, 4, dtype=dtype)
+    assert len(kmeans(points, 2, iterations=1).labels) == 50
+    with np.errstate(invalid="ignore"):
+        points[37] *= dtype(length)
+    with pytest.raises(ValueError, match=r"points must be unit vectors; row 37 has length .*: leave samples without"):
+        kmeans([points[:30], points[30:]], 2)
+
+
+def test_rows_read_by_slices_are_refused() -> None:
+    class Rows:
+        shape, dtype = (3, 4), np.dtype(np.float32)
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            return np.zeros((3, 4), np.float32)[rows]
+
+    with pytest.raises(TypeError, match="points must be arrays or tensors; got Rows: pass a memmap"):
+        kmeans(Rows(), 2)  # type: ignore[arg-type]
+
+
+def test_progress_counts_points_of_all_iterations_and_labels() -> None:
     told: list[tuple[int, int]] = []
     kmeans([unit(300, 4), unit(200, 4, 1)], 3, iterations=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(300, 1000), (500, 1000), (800, 1000), (1000, 1000)]
+    assert told == [(300, 1500), (500, 1500), (800, 1500), (1000, 1500), (1500, 1500)]  # the labels at last
 
 
 def test_blocks_without_rows_change_nothing() -> None:

@@ -189,9 +189,10 @@ def test_ordered_bits_of_the_kernels_come_back() -> None:
     [
         ("cuda", ValueError, "this machine has no CUDA device"),
         (["cuda:0", "cuda:1"], ValueError, "device is cuda:0, cuda:1; this machine has"),
-        ("gpu", ValueError, "device is gpu"),
+        (torch.device("cuda", 1), ValueError, "device is cuda:1; this machine has"),
+        ("gpu", ValueError, "device must be 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"),
         (0, TypeError, "device must be a name"),
-        ([], TypeError, "device must be a name"),
+        ([], TypeError, "device must be a device or a list of them"),
     ],
 )
 def test_devices_that_are_not_there(

@@ -223,8 +223,8 @@ def test_lists_that_are_empty_and_views_that_are_strided() -> None:
         (lambda a: hamming_join(a, a, -1), ValueError, "max_distance must be 0 to 64 bits; got -1"),
         (lambda a: hamming_join(a, a, 8.0), TypeError, "max_distance must be an integer; got float"),  # type: ignore[arg-type]
         (lambda a: hamming_join(a, a, 8, max_pairs=-1), ValueError, "max_pairs must not be negative"),
-        (lambda a: hamming_join(a, a, 8, threads=-1), ValueError, "threads must be 0"),
-        (lambda a: hamming_blocks(a, a, 8, threads=1.5), TypeError, "threads must be an integer; got float"),  # type: ignore[arg-type]
+        (lambda a: hamming_join(a, a, 8, threads=-1), ValueError, "threads must be None or"),
+        (lambda a: hamming_blocks(a, a, 8, threads=1.5), ValueError, "threads must be None or .*; got 1.5"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_arguments(call, error: type[Exception], message: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.images.signatures import FORMATS, STATUS, Signatures, image_signatures, perceptual_hash
+from dcfast.images.perceptual import perceptual_hash
+from dcfast.images.signatures import FORMATS, STATUS, Signatures, image_signatures
 from dcfast.similarity.hamming import hamming_join
 
 pytestmark = pytest.mark.real_data

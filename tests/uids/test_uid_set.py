@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,8 +70,8 @@ uid_lists = st.lists(uid_ints, max_size=60)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 1009, 70001])
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_format_and_parse_agree_with_int(n: int, threads: int) -> None:
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_format_and_parse_agree_with_int(n: int, threads: int | None) -> None:
     array = random_uids(n)
     want = [f"{v:032x}" for v in to_ints(array)]
     text = u.uid_format(array, threads=threads)
@@ -152,6 +153,23 @@ def test_parse_bytes_none_and_wider_numpy_strings() -> None:
     assert u.uid_parse(every_other)[1].all()
     with pytest.raises(ValueError, match=r"texts\[1\] is not a uid.*got None"):
         u.uid_parse([text, None])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), "NA", "NaT"])
+@pytest.mark.parametrize("form", [list, lambda texts: np.array(texts, object), "Series"])
+def test_missing_values_are_no_uids(missing: object, form: Any) -> None:
+    if form == "Series" or missing in ("NA", "NaT"):
+        pandas = pytest.importorskip("pandas")
+        missing = getattr(pandas, missing) if isinstance(missing, str) else missing
+        form = (lambda texts: pandas.Series(texts, dtype=object)) if form == "Series" else form
+    text = f"{7:032x}"
+    parsed, valid = u.uid_parse(form([text, missing, text.encode(), missing]), errors="mask")
+    assert valid.tolist() == [True, False, True, False]
+    assert to_ints(parsed) == [7, 0, 7, 0]
+    with pytest.raises(ValueError, match=r"texts\[1\] is not a uid: expected 32 hex.*; got .*2 of 4 are not"):
+        u.uid_parse(form([text, missing, text, missing]))
+    with pytest.raises(TypeError, match="texts must hold str, bytes or None; got float at index 2"):
+        u.uid_parse(form([text, missing, 1.5]), errors="mask")
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "binary", "large_binary", "string_view", "dictionary"])
@@ -252,7 +270,7 @@ def test_sort_unique_and_records(n: int, kind: str) -> None:
     records["f2"] = np.random.default_rng(1).integers(0, 4, n)
     want_records = records[np.lexsort((records["f2"], records["f1"], records["f0"]))]
     before = array.copy()
-    for threads in (0, 1, 3):
+    for threads in (None, 1, 3):
         assert u.uid_sort(array, threads=threads).tobytes() == want.tobytes()
         assert u.uid_unique(array, threads=threads).tobytes() == np.unique(array).tobytes()
         assert u.record_sort(records, threads=threads).tobytes() == want_records.tobytes()

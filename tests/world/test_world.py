@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.images.signatures import perceptual_hash
+from dcfast.images.perceptual import perceptual_hash
 from dcfast.storage.records import as_record, plain
 from dcfast.world import WorldSpec, plan_teacher, plan_world, render_teacher, render_world
 from dcfast.world.evalsets import eval_bytes

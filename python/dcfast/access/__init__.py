@@ -7,33 +7,65 @@ uid list or subset file in any order, ahead of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import numpy.typing as npt
 
 from dcfast.access.batch import MemberBatch, PathLike
 from dcfast.access.iterate import Sample, iterate_rows, iterate_uids
-from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader, ReaderOptions
+from dcfast.access.reader import (
+    OLD_MISSING,
+    Extensions,
+    Many,
+    MemberDict,
+    MissingMembers,
+    Numbering,
+    PoolReader,
+    ReaderOptions,
+)
 from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
+from dcfast.process.renamed import takes_old_names
 
 __all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 
 
+Indexed: TypeAlias = TarIndex | Segment | Sequence[Segment] | PoolReader
+
+
+@overload
+def read_members(  # type: ignore[overload-overlap]  # a str is a sequence, too
+    index: Indexed, rows: npt.ArrayLike, ext: str, *, shards_dir: PathLike | None = None,
+    numbering: Numbering = "row_id", missing_members: Literal["raise"] = "raise",
+    memory_bytes: int = 1 << 30, threads: int | None = None,
+) -> MemberBatch[memoryview]: ...  # fmt: skip
+@overload
+def read_members(  # type: ignore[overload-overlap]  # a str is a sequence, too
+    index: Indexed, rows: npt.ArrayLike, ext: str, *, shards_dir: PathLike | None = None,
+    numbering: Numbering = "row_id", missing_members: MissingMembers,
+    memory_bytes: int = 1 << 30, threads: int | None = None,
+) -> MemberBatch[memoryview | None]: ...  # fmt: skip
+@overload
 def read_members(
-    index: TarIndex | Segment | Sequence[Segment] | PoolReader,
+    index: Indexed, rows: npt.ArrayLike, ext: Many = None, *, shards_dir: PathLike | None = None,
+    numbering: Numbering = "row_id", missing_members: MissingMembers = "raise",
+    memory_bytes: int = 1 << 30, threads: int | None = None,
+) -> MemberBatch[MemberDict]: ...  # fmt: skip
+@takes_old_names(OLD_MISSING)
+def read_members(
+    index: Indexed,
     rows: npt.ArrayLike,
     ext: Extensions = None,
     *,
     shards_dir: PathLike | None = None,
     numbering: Numbering = "row_id",
-    missing: Missing = "error",
+    missing_members: MissingMembers = "raise",
     memory_bytes: int = 1 << 30,
-    threads: int = 0,
-) -> MemberBatch:
+    threads: int | None = None,
+) -> MemberBatch[Any]:
     """Reads members of samples, in the order asked, into one buffer.
 
     Args:
@@ -42,9 +74,9 @@ def read_members(
             ``numbering="sample"`` samples counted from 0 over the whole index.
         ext: one extension ('jpg'), a sequence of them, or None for all members; ASCII letters of any case.
         shards_dir: directory that the segments' shard names are relative to; None where they open as they are.
-        missing: 'error', or 'none': a sample without an asked member has None for it.
+        missing_members: 'raise', or 'none': a sample without an asked member has None for it.
         memory_bytes: refuse to read more than this (a single member is always read).
-        threads: neighbouring members read at the same time; 0 means one per core.
+        threads: neighbouring members read at the same time; None means one per core.
     Returns:
         MemberBatch: memoryviews into the buffer, made without copies.
     Raises:
@@ -58,7 +90,9 @@ def read_members(
         if isinstance(index, TarIndex):
             index = index.segment
         index = PoolReader(shards_dir, [index] if isinstance(index, Segment) else index, verify=False)
-    return index.read(rows, ext, numbering=numbering, missing=missing, memory_bytes=memory_bytes, threads=threads)
+    members = index.locate(rows, ext, numbering=numbering, missing_members=missing_members)
+    index.check_size(members, memory_bytes)
+    return index.read_located(members, single=isinstance(ext, str), threads=threads)
 
 
 def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Unpack[ReaderOptions]) -> PoolReader:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 PathLike = str | os.PathLike[str]
+S = TypeVar("S", covariant=True)
+"""A sample: a memoryview, one or None, or a dict of them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Members:
         return replace(self, size=np.minimum(self.size, np.asarray(most, np.uint64)))
 
 
-class MemberBatch:
+class MemberBatch(Generic[S]):
     """The bytes of the members of n samples, in one buffer.
 
     ``batch[i]`` is sample i: where one extension was asked for by name, its member as a read-only memoryview (or
@@ -107,12 +109,11 @@ class MemberBatch:
             if self._ext[j] >= 0
         }
 
-    # Any: a memoryview, a dict of them or None, by how the batch was asked for
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> S:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} is out of range: the batch has {len(self)}")
         i %= len(self)
-        return self.member(self._begin[i]) if self._single else self.sample(i)
+        return cast(S, self.member(self._begin[i]) if self._single else self.sample(i))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[S]:
         return (self[i] for i in range(len(self)))

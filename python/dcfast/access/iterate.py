@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import reshard as core_reshard
 from dcfast.access.batch import MemberBatch, PathLike
-from dcfast.errors import PoolError
+from dcfast.access.reader import OLD_MISSING, MemberDict
+from dcfast.index.pool_index import MissingUids, check_missing
 from dcfast.process.read_ahead import read_ahead as run_ahead
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.uids.sets import load_subset, uid_format
 
 if TYPE_CHECKING:
-    from dcfast.access.reader import Extensions, Missing, PoolReader
+    from dcfast.access.reader import Extensions, Many, MissingMembers, PoolReader
 
 
 # uids or rows looked up together
@@ -36,6 +38,7 @@ class Sample(NamedTuple):
     members: dict[str, memoryview]
 
 
+@takes_old_names(OLD_MISSING, Renamed("missing_uids", "missing", {"error": "raise", "skip": "skip"}))
 def iterate_uids(
     pool: PoolReader,
     uids: npt.NDArray[np.void] | PathLike,
@@ -44,8 +47,8 @@ def iterate_uids(
     order: Order = "given",
     seed: int = 0,
     part: tuple[int, int] = (0, 1),
-    missing_uids: Literal["error", "skip"] = "skip",
-    missing: Missing = "error",
+    missing: MissingUids = "skip",
+    missing_members: MissingMembers = "raise",
     read_ahead: int = 4,
     memory_bytes: int = 256 << 20,
 ) -> Generator[Sample, None, None]:
@@ -60,8 +63,8 @@ def iterate_uids(
         order: 'given', or 'shuffled': a keyed permutation of the n places, computed as it goes, the same for the same
             seed on any machine (``csrc/core/reshard/permutation.hpp``). Give each epoch its own seed.
         part: (i, m): only every m-th place of the order from i on, for worker i of m. Together they are the whole.
-        missing_uids: uids that no whole sample of the pool has: 'skip' (a rotten link is no fault), or 'error'.
-        missing: samples without an asked extension: 'error', or 'none': their dict lacks it.
+        missing: uids that no whole sample of the pool has: 'skip' (a rotten link is no fault), or 'raise'.
+        missing_members: samples without an asked extension: 'raise', or 'none': their dict lacks it.
         read_ahead: batches read or waiting beside the one in use; that many threads read.
         memory_bytes: bound on the payload bytes of all these batches together. A sample larger than
             memory_bytes / (read_ahead + 1) makes a batch of its own, and one larger than memory_bytes is read alone.
@@ -76,27 +79,42 @@ def iterate_uids(
         raise ValueError(f"order must be 'given' or 'shuffled'; got {order!r}")
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part must be (i, m) with 0 <= i < m; got {part}")
-    if missing_uids not in ("error", "skip"):
-        raise ValueError(f"missing_uids must be 'error' or 'skip'; got {missing_uids!r}")
+    check_missing(missing)
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be from 0 to 2^64 - 1; got {seed}")
     if not isinstance(uids, np.ndarray):
         uids = load_subset(uids, check=False)  # any order will do
     if uids.dtype != np.dtype("u8,u8") or uids.ndim != 1:
         raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {uids.dtype} of shape {uids.shape}')
-    blocks = _uid_blocks(pool, uids, order, seed, part, missing_uids)
-    return _samples(pool, _read_ahead(pool, blocks, exts, missing, read_ahead, memory_bytes))
+    blocks = _uid_blocks(pool, uids, order, seed, part, missing)
+    return _samples(pool, _read_ahead(pool, blocks, exts, missing_members, read_ahead, memory_bytes))
 
 
+@overload
+def iterate_rows(  # type: ignore[overload-overlap]  # a str is a sequence, too
+    pool: PoolReader, rows: RowIds, exts: str, *, missing_members: Literal["raise"] = "raise",
+    read_ahead: int = 4, memory_bytes: int = 256 << 20,
+) -> Generator[MemberBatch[memoryview], None, None]: ...  # fmt: skip
+@overload
+def iterate_rows(  # type: ignore[overload-overlap]  # a str is a sequence, too
+    pool: PoolReader, rows: RowIds, exts: str, *, missing_members: MissingMembers,
+    read_ahead: int = 4, memory_bytes: int = 256 << 20,
+) -> Generator[MemberBatch[memoryview | None], None, None]: ...  # fmt: skip
+@overload
+def iterate_rows(
+    pool: PoolReader, rows: RowIds, exts: Many = None, *, missing_members: MissingMembers = "raise",
+    read_ahead: int = 4, memory_bytes: int = 256 << 20,
+) -> Generator[MemberBatch[MemberDict], None, None]: ...  # fmt: skip
+@takes_old_names(OLD_MISSING)
 def iterate_rows(
     pool: PoolReader,
     rows: RowIds,
     exts: Extensions = None,
     *,
-    missing: Missing = "error",
+    missing_members: MissingMembers = "raise",
     read_ahead: int = 4,
     memory_bytes: int = 256 << 20,
-) -> Generator[MemberBatch, None, None]:
+) -> Generator[MemberBatch[Any], None, None]:
     """Yields the members of rows (row ids, as array or memmap) in the order given, a batch at a time, read ahead.
 
     Arguments, memory and errors as ``iterate_uids``.
@@ -105,10 +123,10 @@ def iterate_rows(
         np.ascontiguousarray(rows[first : first + ROWS_AT_ONCE], np.uint64)
         for first in range(0, len(rows), ROWS_AT_ONCE)
     )
-    return _read_ahead(pool, blocks, exts, missing, read_ahead, memory_bytes)
+    return _read_ahead(pool, blocks, exts, missing_members, read_ahead, memory_bytes)
 
 
-def _samples(pool: PoolReader, batches: Generator[MemberBatch, None, None]) -> Generator[Sample, None, None]:
+def _samples(pool: PoolReader, batches: Generator[MemberBatch[Any], None, None]) -> Generator[Sample, None, None]:
     with closing(batches):
         for batch in batches:
             texts = uid_format(pool.uids(batch.rows), as_list=True, threads=1)
@@ -117,7 +135,7 @@ def _samples(pool: PoolReader, batches: Generator[MemberBatch, None, None]) -> G
 
 
 def _uid_blocks(
-    pool: PoolReader, uids: npt.NDArray[np.void], order: Order, seed: int, part: tuple[int, int], missing_uids: str
+    pool: PoolReader, uids: npt.NDArray[np.void], order: Order, seed: int, part: tuple[int, int], missing: MissingUids
 ) -> Iterator[RowIds]:
     """Row ids of the uids in the order asked, some at a time."""
     first, stride = part
@@ -129,25 +147,17 @@ def _uid_blocks(
             block = uids[core_reshard.permuted(len(uids), seed, start, size, stride)]
         else:
             block = uids[start : start + (size - 1) * stride + 1 : stride]
-        rows, counts = pool.find(np.ascontiguousarray(block))
-        if missing_uids == "error" and not counts.all():
-            absent = int(np.flatnonzero(counts == 0)[0])
-            [text] = uid_format(np.ascontiguousarray(block[absent : absent + 1]), as_list=True, threads=1)
-            raise PoolError(
-                f"uid {text} is in no whole sample of the pool ({int((counts == 0).sum())} of "
-                f"{size} looked up together); pass missing_uids='skip' to go on without"
-            )
-        yield rows
+        yield pool.find(np.ascontiguousarray(block), missing=missing)[0]
 
 
 def _read_ahead(
-    pool: PoolReader, blocks: Iterator[RowIds], exts: Extensions, missing: Missing, ahead: int, memory_bytes: int
-) -> Generator[MemberBatch, None, None]:
+    pool: PoolReader, blocks: Iterator[RowIds], exts: Extensions, missing: MissingMembers, ahead: int, memory_bytes: int
+) -> Generator[MemberBatch[Any], None, None]:
     if ahead < 0 or memory_bytes < 1:
         raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")
     limit = max(1, min(MAX_BATCH_BYTES, memory_bytes // (ahead + 1)))
     single = isinstance(exts, str)
-    planned = (part for rows in blocks for part in pool.locate(rows, exts, missing=missing).batches(limit))
+    planned = (part for rows in blocks for part in pool.locate(rows, exts, missing_members=missing).batches(limit))
     return run_ahead(
         lambda members: pool.read_located(members, single=single, threads=1),
         planned,

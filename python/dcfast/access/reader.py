@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,21 @@ import numpy.typing as npt
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
+from dcfast.index.pool_index import MissingUids, refuse_missing
 from dcfast.index.rows import FLAG_CUT, row_ids, sample_records, split_row_ids, valid_uid_mask
 from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
+from dcfast.process.compute import thread_count
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 Extensions = str | Sequence[str] | None
 Numbering = Literal["row_id", "sample"]
-Missing = Literal["error", "none"]
+MissingMembers = Literal["raise", "none"]
+Many = Sequence[str] | None
+"""Extensions of which a sample is a dict."""
+MemberDict = dict[str, memoryview]
+OLD_MISSING = Renamed("missing", "missing_members", {"error": "raise", "none": "none"})
 
 NO_EXT = 0xFFFFFFFF
 
@@ -77,7 +84,9 @@ class PoolReader:
         self._options = ReaderOptions(
             max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False
         )
-        self.segments = [s if isinstance(s, Segment) else Segment.open(s, verify=verify) for s in segments]
+        self.segments: list[Segment] = [
+            s if isinstance(s, Segment) else Segment.open(s, verify=verify) for s in segments
+        ]
         if shards_dir is None or isinstance(shards_dir, (str, os.PathLike)):
             roots = [shards_dir] * len(self.segments)
         else:
@@ -89,11 +98,11 @@ class PoolReader:
         self._records = pool_records
         shards = np.array([s.num_shards for s in self.segments], np.int64)
         samples = np.array([s.num_samples for s in self.segments], np.int64)
-        self.segment_first_shard = np.concatenate([[0], np.cumsum(shards)])
-        self.segment_first_sample = np.concatenate([[0], np.cumsum(samples)])
-        self.num_shards = int(self.segment_first_shard[-1])
-        self.num_samples = int(self.segment_first_sample[-1])
-        self.exts = sorted({ext for s in self.segments for ext in s.exts_lower})
+        self.segment_first_shard: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(shards)])
+        self.segment_first_sample: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(samples)])
+        self.num_shards: int = int(self.segment_first_shard[-1])
+        self.num_samples: int = int(self.segment_first_sample[-1])
+        self.exts: list[str] = sorted({ext for s in self.segments for ext in s.exts_lower})
         number = {ext: i for i, ext in enumerate(self.exts)}
         # extension numbers of each segment -> those of the pool
         self._ext_maps = [np.array([number[e] for e in s.exts_lower], np.int32) for s in self.segments]
@@ -155,11 +164,14 @@ class PoolReader:
             ids[part] = row_ids(segment, int(self.segment_first_shard[n]), sample[part])
         return ids
 
-    def find(self, uids: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    def find(
+        self, uids: npt.NDArray[np.void], *, missing: MissingUids = "skip"
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """The rows that have each of some uids.
 
         Args:
             uids: (n,) "u8,u8" in any order, repeats allowed.
+            missing: uids that no whole sample of the pool has: 'skip', or 'raise': a PoolError that names the first.
         Returns:
             (r,) row ids, those of one uid rising, uid after uid as asked; and (n,) how many each has: 0 where the
             pool has none. Rows in which their shard is cut off are left out, as the resharder leaves them out.
@@ -182,7 +194,9 @@ class PoolReader:
                     "for its rows; make it whole with refresh_index, or the run again",
                     path=os.fspath(segment.path),
                 )
-        return rows[whole], np.bincount(owner[whole], minlength=len(uids))
+        counts = np.bincount(owner[whole], minlength=len(uids))
+        refuse_missing(uids, counts, missing)
+        return rows[whole], counts
 
     def uids(self, rows: npt.ArrayLike) -> npt.NDArray[np.void]:
         """(n,) "u8,u8" uids of row ids; zero for samples without one."""
@@ -211,13 +225,14 @@ class PoolReader:
                 keys[i] = key
         return keys
 
+    @takes_old_names(OLD_MISSING)
     def locate(
         self,
         rows: npt.ArrayLike,
         ext: Extensions = None,
         *,
         numbering: Numbering = "row_id",
-        missing: Missing = "error",
+        missing_members: MissingMembers = "raise",
     ) -> Members:
         """Where the members of some samples lie: what ``read`` reads, without reading.
 
@@ -225,46 +240,66 @@ class PoolReader:
         """
         numbers = unsigned_array(rows, "rows", negative=IndexError)
         exts = None if ext is None else _extensions(ext)
-        if missing not in ("error", "none"):
-            raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
+        if missing_members not in ("raise", "none"):
+            raise ValueError(f"missing_members must be 'raise' or 'none'; got {missing_members!r}: use one of these")
         if numbering not in ("row_id", "sample"):
             raise ValueError(f"numbering must be 'row_id' or 'sample'; got {numbering!r}")
         members = self._look_up(numbers, numbering, exts)
-        if exts is not None and missing == "error" and (members.ext < 0).any():
+        if exts is not None and missing_members == "raise" and (members.ext < 0).any():
             at = int(np.flatnonzero(members.ext < 0)[0])
             (shard,), (row,) = split_row_ids(members.rows[at // len(exts)][None])
             raise PoolError(
                 f"sample {row} of shard {self.shard_path(int(shard))} has no member {exts[at % len(exts)]!r}; "
-                "pass missing='none' to get None for it"
+                "pass missing_members='none' to get None for it"
             )
         return members
 
+    @overload
+    def read(  # type: ignore[overload-overlap]  # a str is a sequence, too
+        self, rows: npt.ArrayLike, ext: str, *, numbering: Numbering = "row_id",
+        missing_members: Literal["raise"] = "raise", memory_bytes: int = 1 << 30, threads: int | None = None,
+    ) -> MemberBatch[memoryview]: ...  # fmt: skip
+    @overload
+    def read(  # type: ignore[overload-overlap]  # a str is a sequence, too
+        self, rows: npt.ArrayLike, ext: str, *, numbering: Numbering = "row_id",
+        missing_members: MissingMembers, memory_bytes: int = 1 << 30, threads: int | None = None,
+    ) -> MemberBatch[memoryview | None]: ...  # fmt: skip
+    @overload
+    def read(
+        self, rows: npt.ArrayLike, ext: Many = None, *, numbering: Numbering = "row_id",
+        missing_members: MissingMembers = "raise", memory_bytes: int = 1 << 30, threads: int | None = None,
+    ) -> MemberBatch[MemberDict]: ...  # fmt: skip
+    @takes_old_names(OLD_MISSING)
     def read(
         self,
         rows: npt.ArrayLike,
         ext: Extensions = None,
         *,
         numbering: Numbering = "row_id",
-        missing: Missing = "error",
+        missing_members: MissingMembers = "raise",
         memory_bytes: int = 1 << 30,
-        threads: int = 0,
-    ) -> MemberBatch:
+        threads: int | None = None,
+    ) -> MemberBatch[Any]:
         """Members of samples, in the order asked. See ``read_members``."""
-        members = self.locate(rows, ext, numbering=numbering, missing=missing)
+        members = self.locate(rows, ext, numbering=numbering, missing_members=missing_members)
+        self.check_size(members, memory_bytes)
+        return self.read_located(members, single=isinstance(ext, str), threads=threads)
+
+    @staticmethod
+    def check_size(members: Members, memory_bytes: int) -> None:
+        """ValueError where several samples have more than so many bytes."""
         total = members.num_bytes
         if total > memory_bytes and len(members) > 1:
             raise ValueError(
                 f"the members asked for have {total} bytes, more than memory_bytes={memory_bytes}; "
                 "read fewer samples at a time, or go over them with iterate_rows"
             )
-        return self.read_located(members, single=isinstance(ext, str), threads=threads)
 
-    def read_located(self, members: Members, *, single: bool = False, threads: int = 0) -> MemberBatch:
+    def read_located(self, members: Members, *, single: bool = False, threads: int | None = None) -> MemberBatch[Any]:
         """Reads what ``locate`` found, in one batch whatever its size."""
-        if threads < 0:
-            raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
+        count = thread_count(threads)
         try:
-            data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=threads)
+            data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=count)
         except FileNotFoundError as error:
             if "://" in str(error.filename):
                 raise PoolError(

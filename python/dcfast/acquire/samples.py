@@ -151,7 +151,9 @@ def sample_texts(segment: Segment, first: int = 0) -> Iterator[tuple[dict[str, J
     with PoolReader(None, [segment], verify=False) as reader:
         for at in range(0, len(rows), _ROWS_TOGETHER):
             part = rows[at : at + _ROWS_TOGETHER]
-            located = reader.locate(part, list(most), numbering="sample", missing="none").cut(MOST_JSON_BYTES + 1)
+            located = reader.locate(part, list(most), numbering="sample", missing_members="none").cut(
+                MOST_JSON_BYTES + 1
+            )
             for members in located.batches(_READ_TOGETHER):
                 for sample in reader.read_located(members, threads=1):
                     text, raw = sample.get("txt"), sample.get("json")

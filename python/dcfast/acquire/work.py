@@ -25,9 +25,11 @@ class Work:
     """An import at work: its options, its pool, its engine."""
 
     def __init__(self, options: ImportOptions, out: Path, engine: Engine) -> None:
-        self.options, self.out, self.engine = options, out, engine
+        self.options: ImportOptions = options
+        self.out: Path = out
+        self.engine: Engine = engine
         self.found: Found
-        self.account = Account()
+        self.account: Account = Account()
 
     def do(self, pieces: Sequence[Piece[S]]) -> list[S]:
         """The statistics of pieces, in order; those that are done are skipped."""

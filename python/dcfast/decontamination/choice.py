@@ -39,7 +39,7 @@ class DescriptorChoice:
             ValueError: no least score is known; an option that would mean nothing here.
             Others: ``check_descriptor``.
         """
-        self.headers = read_headers(against)
+        self.headers: list[Header] = read_headers(against)
         self.sets: list[SignedSet] = [one for header in self.headers for one in header.sets]
         self.infos: dict[str, DescriptorInfo] = {i.name: i for header in self.headers for i in header.descriptors}
         self.texts: dict[str, str] = {}

@@ -37,9 +37,10 @@ class FileRows:
         if len(kinds) != 1:
             widths = " and ".join(sorted(f"{dtype} of {width}" for width, dtype in kinds))
             raise PoolError(f"the embeddings of the pools' npz files are {widths}: compute all of them by one model")
-        ((width, self.dtype),) = kinds
+        ((width, dtype),) = kinds
+        self.dtype: np.dtype[Any] = dtype
         self._ends = np.cumsum([len(part) for part in self._parts])
-        self.shape = (int(self._ends[-1]), int(width))
+        self.shape: tuple[int, int] = (int(self._ends[-1]), int(width))
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         begin, end, _ = rows.indices(self.shape[0])

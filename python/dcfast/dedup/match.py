@@ -91,14 +91,18 @@ class EvalImages:
             self._parts.append(rows)
             self._begin.append(self._begin[-1] + len(rows))
         records = np.concatenate([part.records for part in self._parts])
-        self.set_id = np.concatenate([part.set_id for part in self._parts])
+        self.set_id: npt.NDArray[np.int64] = np.concatenate([part.set_id for part in self._parts])
         self.records = records
         # sorted by content for look-ups; within equal content by picture, so that the first is always the same
         readable = np.flatnonzero(records["status"] == 0)
-        self.by_content = readable[np.lexsort((readable, records["h1"][readable], records["h0"][readable]))]
-        self.content = np.empty(len(readable), dtype="u8,u8")
+        self.by_content: npt.NDArray[np.intp] = readable[
+            np.lexsort((readable, records["h1"][readable], records["h0"][readable]))
+        ]
+        self.content: npt.NDArray[np.void] = np.empty(len(readable), dtype="u8,u8")
         self.content["f0"], self.content["f1"] = (records[name][self.by_content] for name in ("h0", "h1"))
-        self.descriptors = {name: _described(infos[name], parts) for name, parts in columns.items()}
+        self.descriptors: dict[str, Described] = {
+            name: _described(infos[name], parts) for name, parts in columns.items()
+        }
 
     def __len__(self) -> int:
         return len(self.set_id)

@@ -105,7 +105,9 @@ def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads
     )
 
 
-def _semantic_pairs(a: Embedded, b: Embedded, threshold: float, threads: int) -> Iterator[Pairs]:
+def _semantic_pairs(
+    a: Embedded, b: Embedded, threshold: float, threads: int
+) -> Iterator[Pairs[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """All pairs, some rows of ``a`` at a time: fewer where a crowd of alike ones makes too many. Within one set each
     pair comes once."""
     begin, size, count, others = 0, PART_ROWS, len(a.numbers), len(b.numbers)
@@ -114,7 +116,7 @@ def _semantic_pairs(a: Embedded, b: Embedded, threshold: float, threads: int) ->
         # a row by itself has no more pairs than there are others
         most = MAX_PAIRS if end - begin > 1 else max(MAX_PAIRS, others)
         try:
-            pairs = join(a.rows[begin:end], b.rows, threshold, metric="cos", max_pairs=most, threads=threads)  # type: ignore[arg-type]
+            pairs = join(a.rows[begin:end], b.rows, threshold, metric="cos", max_pairs=most, threads=threads)  # type: ignore[call-overload]
         except ValueError:
             if (end - begin) * others <= most:
                 raise  # not for the number of pairs

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.process.options import one_of
-from dcfast.similarity import assign, group_join, kmeans
-from dcfast.similarity.centroids import ITERATIONS
+from dcfast.similarity import assign, group_join
+from dcfast.similarity.centroids import ITERATIONS, find_centroids
 
 Floats = npt.NDArray[np.floating]
 ORDERS = ("hard", "easy")
@@ -47,7 +47,7 @@ def semdedup(
     seed: int = 0,
     keep: str = "hard",
     iterations: int = ITERATIONS,
-    threads: int = 0,
+    threads: int | None = None,
 ) -> SemanticDuplicates:
     """Drops semantic duplicates within clusters of spherical k-means, for one eps or several in one pass.
 
@@ -58,7 +58,7 @@ def semdedup(
         seed: of the items that the centroids begin at.
         keep: of ORDERS; items of equal distance come in the order that they are given in.
         iterations: of k-means.
-        threads: 0 means one per core. The result is the same for any number.
+        threads: None means one per core. The result is the same for any number.
     Raises:
         TypeError: embeddings are no floats.
         ValueError: an eps or keep that is none; a row that is zero or no finite numbers, by its number; a crowd of more
@@ -75,7 +75,9 @@ def semdedup(
     if not len(points):
         empty = np.empty(0, np.int32)
         return SemanticDuplicates(np.ones((len(limits), 0), np.bool_), empty, empty.astype(np.float32))
-    centroids = kmeans(points, clusters, iterations=iterations, seed=seed, spherical=True).centroids
+    centroids, _, _ = find_centroids(
+        [points], clusters, iterations=iterations, seed=seed, spherical=True, threads=threads
+    )
     cluster = assign(points, centroids, threads=threads).indices.astype(np.int32)
     near = _cosines(points, centroids, cluster)
     del points
@@ -118,7 +120,7 @@ def _highest_earlier(
     order: npt.NDArray[np.int64],
     cluster: npt.NDArray[np.int32],
     threshold: float,
-    threads: int,
+    threads: int | None,
 ) -> npt.NDArray[np.float32]:
     """(n,) the highest cosine of each item to an earlier one of its cluster, where it reaches the threshold; else -2.
 

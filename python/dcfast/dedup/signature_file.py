@@ -160,10 +160,10 @@ class SignatureFile:
             CorruptDataError: a header that makes no sense, or tells of other rows.   OSError: it cannot be read.
         """
         self._file = ParquetFile(path, SIGNATURES)
-        self.path = self._file.path
-        self.num_rows = self._file.num_rows
+        self.path: str = self._file.path
+        self.num_rows: int = self._file.num_rows
         try:
-            self.header = self._header()
+            self.header: Header = self._header()
         except BaseException:
             self._file.__exit__()
             raise

@@ -77,8 +77,11 @@ class Rows:
         records: npt.NDArray[np.void],
         descriptors: Sequence[npt.NDArray[np.float32]],
     ) -> None:
-        self.set_id, self.shard, self.key, self.records = set_id, shard, key, records
-        self.descriptors = list(descriptors)
+        self.set_id: npt.NDArray[np.int64] = set_id
+        self.shard: pa.Array = shard
+        self.key: pa.Array = key
+        self.records: npt.NDArray[np.void] = records
+        self.descriptors: list[npt.NDArray[np.float32]] = list(descriptors)
 
     def __len__(self) -> int:
         return len(self.records)

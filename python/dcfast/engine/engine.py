@@ -50,7 +50,7 @@ class SinglesHere(Engine):
     """Another engine, but a step of one piece runs in this process: for pieces that use the whole machine."""
 
     def __init__(self, engine: Engine) -> None:
-        self.workers = engine.workers
+        self.workers: int = engine.workers
         self._engine = engine
 
     def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:

@@ -50,8 +50,10 @@ class PieceFunction(Generic[P, R_co]):
     """
 
     def __init__(self, function: Callable[Concatenate[Path, P], R_co], version: int, native: bool) -> None:
-        self.function, self.version, self.native = function, version, native
-        self.name = f"{function.__module__}:{function.__qualname__}"
+        self.function: Callable[Concatenate[Path, P], R_co] = function
+        self.version: int = version
+        self.native: bool = native
+        self.name: str = f"{function.__module__}:{function.__qualname__}"
         functools.update_wrapper(self, function)
 
     @functools.cached_property

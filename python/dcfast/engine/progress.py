@@ -72,7 +72,10 @@ class Progress:
     def __init__(
         self, title: str, *, total: int, pieces: int, source: Callable[[], StepProgress | None] | None = None
     ) -> None:
-        self.title, self.total, self.pieces, self._source = title, total, pieces, source
+        self.title: str = title
+        self.total: int = total
+        self.pieces: int = pieces
+        self._source = source
         self._weight = self._done = 0
         self._started = self._moved = time.monotonic()
         self._heard: tuple[Advance, float] | None = None

@@ -125,7 +125,7 @@ def _main(arguments: argparse.Namespace) -> int:
                 args.evalsets,
                 args.out,
                 batch_size=args.batch_size,
-                workers=args.workers,
+                threads=args.workers or None,
                 strict=args.strict,
                 amp=amp,
                 sets=args.sets,

@@ -62,11 +62,12 @@ class Embedder:
         self.batch_size = batch_size
         self.threads = threads
         first = next(iter(clip.model.parameters()), torch.empty(0))
-        self.device = first.device
-        self.dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-        self.expected = self.seen = 0
+        self.device: torch.device = first.device
+        self.dtype: torch.dtype = first.dtype if first.dtype.is_floating_point else torch.float32
+        self.expected: int = 0
+        self.seen: int = 0
         self.at = ""
-        self.amp = (self.device.type != "cpu" if amp is None else amp) and self.dtype == torch.float32
+        self.amp: bool = (self.device.type != "cpu" if amp is None else amp) and self.dtype == torch.float32
 
     @property
     def precision(self) -> str:

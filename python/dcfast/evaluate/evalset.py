@@ -205,7 +205,7 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
 def _members(evalset: EvalSet, segment: Segment, extension: str, most: int) -> Iterator[memoryview | None]:
     """The members of an extension by row; of one that is longer than ``most`` bytes, one byte more than that."""
     with PoolReader(None, [segment], verify=False) as reader:
-        located = reader.locate(evalset.rows, extension, numbering="sample", missing="none").cut(most + 1)
+        located = reader.locate(evalset.rows, extension, numbering="sample", missing_members="none").cut(most + 1)
         for members in located.batches(_READ_TOGETHER):
             yield from reader.read_located(members, single=True, threads=1)
 

@@ -17,6 +17,8 @@ from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, chosen_tasks, find_tasks, own_tasks
 from dcfast.models.devices import whole_matmuls
 from dcfast.process.advance import tell_advance
+from dcfast.process.compute import thread_count
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.atomic import write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
@@ -65,13 +67,14 @@ def _refuse_none(evalsets: StrPath, tasks: int, failed: dict[str, str]) -> None:
         raise EvalsetError(f"{many}{next(iter(failed.values()))}")
 
 
+@takes_old_names(Renamed("workers", "threads", {0: None}))
 def evaluate_model(
     clip: ClipModel,
     evalsets: StrPath,
     out: StrPath,
     *,
     batch_size: int = 64,
-    workers: int = 0,
+    threads: int | None = None,
     strict: bool = False,
     amp: bool | None = None,
     sets: Sequence[str] | None = None,
@@ -94,7 +97,7 @@ def evaluate_model(
         evalsets: the directory; a ``tasks.json`` in it describes sets that are not DataComp's.
         out: where the results go.
         batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
-        workers: threads that decode; 0 means one per core.
+        threads: that decode; None means one per core.
         strict: a set with a damaged shard cannot be scored; otherwise that is a note.
         sets: keys or directories of the sets that are asked for, None for all. What others scored before stays in
             ``HASH16`` and is part of nothing else.
@@ -111,13 +114,12 @@ def evaluate_model(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0 (one per core); got {workers}")
+    count = thread_count(threads)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 picture of each set; got {limit}")
     root, home = Path(out), Path(evalsets)
     check_evalsets(home, sets)
-    embedder = Embedder(clip, batch_size=batch_size, threads=workers or len(os.sched_getaffinity(0)), amp=amp)
+    embedder = Embedder(clip, batch_size=batch_size, threads=count or len(os.sched_getaffinity(0)), amp=amp)
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
     with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():

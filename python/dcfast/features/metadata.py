@@ -6,7 +6,7 @@ Memory: 12 bytes a row of the file, and the embeddings of 16,384 rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -69,7 +69,7 @@ class SegmentColumns:
     def __init__(self, root: Path, first_shards: Sequence[int]) -> None:
         self._root = root
         self._first = np.asarray(first_shards, np.int64)
-        self.column = lru_cache(maxsize=256)(self._column)
+        self.column: Callable[..., npt.NDArray[np.generic]] = lru_cache(maxsize=256)(self._column)
 
     def _column(self, number: int, what: str, key: str | None = None) -> npt.NDArray[np.generic]:
         return load_array(self._root / segment_file(number, what, key), mmap=True)

@@ -63,7 +63,7 @@ class SegmentPairs:
 
     def __init__(self, segment: Segment, shard_dir: str, models: Sequence[ClipModel]) -> None:
         self.segment = segment
-        self.models = list(models)
+        self.models: list[ClipModel] = list(models)
         self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
         self._shard, self._offset, self._size = segment.image_places()
 
@@ -103,7 +103,7 @@ class SegmentPairs:
 
     def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
         """The captions (member txt) of samples, None where there is none."""
-        members = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
+        members = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing_members="none")
         batch = self._reader.read_located(members.cut(MAX_CAPTION_BYTES + 1), single=True, threads=1)
         return [None if caption is None else read_caption(caption) for caption in batch]
 

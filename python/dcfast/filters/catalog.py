@@ -7,6 +7,8 @@ See docs/filters.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dcfast.errors import FilterError, UnknownFilterError
 from dcfast.filters.expression import Call, nearest_name, parse
 from dcfast.filters.function_terms import PYTHON, plugin_term, python, unasked_term
@@ -18,7 +20,14 @@ from dcfast.filters.text_terms import TEXT_TERMS
 from dcfast.filters.value_terms import COMPARED, VALUE_TERMS
 from dcfast.plugins import FILTERS, PluginUse, find_plugin, plugin_names
 
-TERMS = {**TEXT_TERMS, **VALUE_TERMS, **SCORE_TERMS, **IMAGE_TERMS, **SAMPLE_TERMS, PYTHON: python}
+TERMS: dict[str, Callable[[Call], Term]] = {
+    **TEXT_TERMS,
+    **VALUE_TERMS,
+    **SCORE_TERMS,
+    **IMAGE_TERMS,
+    **SAMPLE_TERMS,
+    PYTHON: python,
+}
 """Name -> builder: dcfast's own filters, whose names no plugin may have."""
 
 

@@ -43,7 +43,7 @@ def s_cliploss(
     *,
     temperature: float = 0.01,
     batch: int = BATCH,
-    threads: int = 0,
+    threads: int | None = None,
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
     """s-CLIPLoss of one shuffle: x_i . y_i - (t / 2) (log sum_j exp(x_i . y_j / t) + log sum_j exp(x_j . y_i / t)).
@@ -76,7 +76,7 @@ def s_cliploss(
     return scores
 
 
-def _sums(image: Floats, text: Floats, scale: float, threads: int, device: str) -> LogSums:
+def _sums(image: Floats, text: Floats, scale: float, threads: int | None, device: str) -> LogSums:
     if device == "cpu":
         return log_sums(image, text, scale, threads=threads)
     import torch

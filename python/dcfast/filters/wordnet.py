@@ -154,7 +154,7 @@ class WordNet:
             for line in split_lines(_read(place, f"{part}.exc").decode("utf-8", "replace")):
                 form, *bases = line.split()
                 self._exceptions[part][form] = bases
-        self.longest_lemma = max(len(lemma) for first in self._first.values() for lemma in first)
+        self.longest_lemma: int = max(len(lemma) for first in self._first.values() for lemma in first)
 
     @staticmethod
     def _first_senses(index: str, name: Path) -> dict[str, int]:

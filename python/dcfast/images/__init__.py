@@ -1,1 +1,2 @@
-"""Images: decoding (``decode``), content and perceptual hashes (``signatures``), blurred boxes (``blur``)."""
+"""Images: decoding (``decode``), content and perceptual hashes (``signatures``; ``perceptual``:
+of any form of a picture), blurred boxes (``blur``)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -31,7 +32,7 @@ MAX_RESIZED = 1 << 26
 MAX_BLUR_SIDE = core_images.max_blur_side
 """Pixels of the longer side of an image whose boxes are blurred: WebP holds no longer ones."""
 
-max_scans = core_images.max_scans
+max_scans: Callable[[int], int] = core_images.max_scans
 """pixels -> how many scans a JPEG of as many may have."""
 
 Status = Literal["unsupported", "truncated", "broken", "too_large"]

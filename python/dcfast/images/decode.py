@@ -59,7 +59,7 @@ class _Quiet:
                 self._filters.__exit__(None, None, None)
 
 
-quiet = _Quiet()
+quiet: _Quiet = _Quiet()
 """Entered by ``open_image``; also to be entered around threads that open images."""
 
 

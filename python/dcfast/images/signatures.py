@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from dcfast._core import images as core_images
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import eight_bits, open_image
-from dcfast.process.arguments import thread_count, uint64_array
+from dcfast.process.arguments import uint64_array
+from dcfast.process.compute import thread_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,28 +90,12 @@ class Signature(NamedTuple):
     quality: int = 0
 
 
-class PerceptualHash(NamedTuple):
-    """The hash of one picture. ``flat`` pictures, and those whose ``status`` is not ok, match nothing."""
-
-    hash: int
-    flat: bool
-    status: str
-
-
-class PerceptualHashes(NamedTuple):
-    """Hashes of many pictures: uint64, bool and uint8 (an index into ``STATUS``), shape (N,)."""
-
-    hash: npt.NDArray[np.uint64]
-    flat: npt.NDArray[np.bool_]
-    status: npt.NDArray[np.uint8]
-
-
 def image_signatures(
     path: str | os.PathLike[str],
     offsets: npt.ArrayLike,
     sizes: npt.ArrayLike,
     *,
-    threads: int = 0,
+    threads: int | None = None,
     full: bool = False,
     fallback: bool = True,
     wide: bool = False,
@@ -121,7 +106,7 @@ def image_signatures(
         path: the shard, a local file.
         offsets: where each member's data begins, bytes, shape (N,), uint64.
         sizes: how long it is, bytes, shape (N,), uint64.
-        threads: 0 means one per core. The result is the same for any number.
+        threads: None means one per core. The result is the same for any number.
         full: decode JPEGs at full scale, slower and with more memory; hashes may differ in a few bits from those of
             the default, which halves the scale while the shorter side keeps 64 pixels.
         fallback: decode with Pillow what the core does not decode, if Pillow is installed.
@@ -164,39 +149,6 @@ def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True
     status, kind, *rest = (array[0].item() for array in many[:7])
     own = Signature(STATUS[status], FORMATS[kind], *rest)
     return own._replace(phash256=tuple(many.phash256[0].tolist()), quality=int(many.quality[0])) if wide else own
-
-
-@overload
-def perceptual_hash(pictures: bytes, *, threads: int = 0, full: bool = False) -> PerceptualHash: ...
-@overload
-def perceptual_hash(pictures: Sequence[bytes], *, threads: int = 0, full: bool = False) -> PerceptualHashes: ...
-def perceptual_hash(
-    pictures: bytes | Sequence[bytes], *, threads: int = 0, full: bool = False
-) -> PerceptualHash | PerceptualHashes:
-    """The 64-bit perceptual hash of encoded pictures; it survives resizing, recompression and changed proportions.
-
-    Two pictures show the same where neither is flat and their hashes differ in at most 8 bits (``hamming_join``).
-    The definition, bit for bit, is in docs/formats.md.
-
-    Args:
-        pictures: one encoded picture (bytes), or a sequence of them.
-        threads: for a sequence; 0 means one per core. The result is the same for any number.
-        full: decode JPEGs at full scale (see ``image_signatures``).
-
-    Returns:
-        ``PerceptualHash(hash, flat, status)`` for one, ``PerceptualHashes`` of arrays of shape (N,) for a
-        sequence. Pictures that cannot be decoded have hash 0, are flat, and their status says why.
-
-    Raises:
-        TypeError: an element is not bytes-like.
-
-    Memory: at most 8 bytes a pixel while a picture is decoded, a thread.
-    """
-    if isinstance(pictures, bytes | bytearray | memoryview):
-        signature = image_signature(bytes(pictures), full=full)
-        return PerceptualHash(signature.phash, signature.flat, signature.status)
-    many = signatures_of(pictures, threads=threads, full=full)
-    return PerceptualHashes(many.phash, many.flat, many.status)
 
 
 def phash_grey(grey: npt.NDArray[np.uint8]) -> tuple[int, bool]:
@@ -248,7 +200,12 @@ def hash_variants(phash256: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def signatures_of(
-    pictures: Sequence[bytes], *, threads: int = 0, full: bool = False, fallback: bool = True, wide: bool = False
+    pictures: Sequence[bytes],
+    *,
+    threads: int | None = None,
+    full: bool = False,
+    fallback: bool = True,
+    wide: bool = False,
 ) -> Signatures:
     """Signatures of encoded pictures in memory. Arguments as of ``image_signatures``."""
     encoded = [_as_bytes(picture) for picture in pictures]
@@ -268,7 +225,7 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
     """Decodes ``data`` with Pillow and fills row ``i``; leaves ``unsupported`` what Pillow does not know either."""
     try:
         with open_image(data) as image:
-            size, grey = image.size, _grey(image)
+            size, grey = image.size, grey_levels(image)
     except ImportError:
         return  # there is no Pillow
     except BadImage as error:
@@ -284,7 +241,7 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
         result.width[i], result.height[i] = size
 
 
-def _grey(image: Image.Image) -> npt.NDArray[np.uint8]:
+def grey_levels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Grey levels of a Pillow image; 16-bit ones by their high byte, as the core does."""
     image = eight_bits(image)
     in_rgb = image.convert("RGB") if image.mode == "LAB" else image  # which has no way of its own to grey

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast._core import index as core_index
 from dcfast.errors import PoolError
-from dcfast.index.segments import Segment
+from dcfast.index.segments import Segment, ShardReport
+from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import TarListing, list_tars
@@ -25,7 +26,7 @@ StrPath = str | os.PathLike[str]
 def write_segment(
     shards: Iterable[tuple[StrPath | ShardColumns, str]],
     out_path: StrPath,
-    threads: int = 1,
+    threads: int | None = 1,
     *,
     read_uid: bool = True,
     read_image_size: bool = True,
@@ -39,7 +40,7 @@ def write_segment(
         shards: (what to open, name to store) of each, in the order wanted. To open: a local path; an fsspec URL
             (http, s3, ...), read by ranges; or ``ShardColumns``, a shard of an open segment, taken over unread.
         out_path: the file to write, by a temporary name beside it, fsync and rename.
-        threads: shards indexed at a time; 0 = one per core. The bytes written do not depend on it.
+        threads: shards indexed at a time; None = one per core. The bytes written do not depend on it.
         read_uid: parse the json members. Without it no sample has a uid (flag NO_UID).
         read_image_size: read the picture headers. Without it width and height are 0.
         sync: fsync the file and its directory; without it the file may be lost in a crash of the machine.
@@ -60,15 +61,14 @@ def write_segment(
     """
     options = remote or RemoteOptions()
     pairs = [(_index_source(source, options), name) for source, name in shards]
-    if threads < 0:
-        raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
+    count = thread_count(threads)
     with atomic_path(out_path, sync=sync) as temporary:
         return core_index.write_segment(
             [(source, os.fsencode(name)) for source, name in pairs],
             os.fsencode(temporary),
             read_uid,
             read_image_size,
-            threads,
+            count,
             options.window_bytes,
             uid_from,
         )
@@ -102,9 +102,9 @@ class TarIndex:
 
     def __init__(self, segment: Segment, passed_over: Sequence[tuple[str, str]] = ()) -> None:
         self.segment = segment
-        self.passed_over = list(passed_over)
-        self.damage = segment.shard_damage
-        self.notes = segment.shard_notes
+        self.passed_over: list[tuple[str, str]] = list(passed_over)
+        self.damage: list[ShardReport] = segment.shard_damage
+        self.notes: list[ShardReport] = segment.shard_notes
 
     def __len__(self) -> int:
         return self.segment.num_samples
@@ -151,12 +151,11 @@ def index_tars(
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     """
     shards, listing = _list_tars(paths)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, or None for one per core; got {threads}")
+    thread_count(threads)  # before a folder is made
     with temporary_folder("dcfast-segment-") as directory:
         # nobody needs these bytes after a crash, so they are not fsynced
         out, pairs = directory / "segment", [(path, path) for path in shards]
-        write_segment(pairs, out, threads or 0, sync=False, remote=remote, uid_from=uid_from)
+        write_segment(pairs, out, threads, sync=False, remote=remote, uid_from=uid_from)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 

@@ -25,7 +25,7 @@ from dcfast.uids.sets import uid_format, uid_parse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ALIASES = {"text": ("caption", "TEXT"), "url": ("URL",)}
+ALIASES: dict[str, tuple[str, ...]] = {"text": ("caption", "TEXT"), "url": ("URL",)}
 """Other names of DataComp's columns (img2dataset's, LAION's): the first that a file has, where it lacks the column."""
 
 METADATA = Kind("metadata", "download it again", PoolError)

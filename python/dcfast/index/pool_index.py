@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,10 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.records import Count, Record, as_record, read_record
 from dcfast.storage.temporary import temporary_folder
-from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
+from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_format, uid_lookup
 
 PathLike = str | os.PathLike[str]
+MissingUids = Literal["raise", "skip"]
 
 UIDS_NOTE = ".uids.json"
 """Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
@@ -61,6 +62,25 @@ class PoolRows(NamedTuple):
     def row_ids(self) -> npt.NDArray[np.uint64]:
         """(r,) u64 ``shard << 32 | row``, as ``dcfast.read_members`` takes them."""
         return make_row_ids(self.shard, self.row)
+
+
+def check_missing(missing: object) -> None:
+    """ValueError where this is no ``MissingUids``."""
+    if missing not in ("raise", "skip"):
+        raise ValueError(f"missing must be 'raise' or 'skip'; got {missing!r}: use one of these")
+
+
+def refuse_missing(uids: npt.NDArray[np.void], counts: npt.NDArray[np.int64], missing: MissingUids) -> None:
+    """PoolError, with ``missing="raise"``, where one of some uids has no row."""
+    check_missing(missing)
+    if missing == "skip" or counts.all():
+        return
+    absent = np.flatnonzero(counts == 0)
+    [text] = uid_format(np.ascontiguousarray(uids[absent[:1]]), as_list=True, threads=1)
+    raise PoolError(
+        f"uid {text} is in no whole sample of the pool ({len(absent)} of {len(counts)} looked up together); "
+        "pass missing='skip' to go on without"
+    )
 
 
 class PoolIndex:
@@ -104,18 +124,22 @@ class PoolIndex:
     def num_shards(self) -> int:
         return self.segment_first_shard[-1]
 
-    def find(self, uids: npt.NDArray[np.void], *, threads: int = 0) -> PoolRows:
+    def find(
+        self, uids: npt.NDArray[np.void], *, missing: MissingUids = "skip", threads: int | None = None
+    ) -> PoolRows:
         """All rows of each of some uids.
 
         Args:
             uids: (n,) "u8,u8" in any order, repeats allowed; see ``dcfast.uid_parse``.
-            threads: 0 = one per core; the answer does not depend on it.
+            missing: uids that the pool has not: 'skip', or 'raise': a PoolError that names the first.
+            threads: None = one per core; the answer does not depend on it.
         Raises:
             TypeError, ValueError: uids is not a one-dimensional "u8,u8" array.
         Memory: 40 bytes a uid, 24 a row, and at most 72 MiB.   Cost: one or two cache misses a uid: a million in well
         under a second where the file is in the page cache.   GIL: released in the search.
         """
         first, count = uid_lookup(self.records, uids, threads=threads)
+        refuse_missing(uids, count, missing)
         if len(count) and int(count.max()) <= 1:  # nearly always: no uid twice
             at = first[count > 0]
         else:
@@ -123,7 +147,7 @@ class PoolIndex:
             at = np.arange(int(total[-1]) if len(total) else 0) + np.repeat(first - (total - count), count)
         return PoolRows(*split_row_ids(self.records["f2"][at]), count)
 
-    def contains(self, uids: npt.NDArray[np.void], *, threads: int = 0) -> npt.NDArray[np.bool_]:
+    def contains(self, uids: npt.NDArray[np.void], *, threads: int | None = None) -> npt.NDArray[np.bool_]:
         """(n,) bool: whether the pool has each uid; otherwise as ``find``."""
         return uid_lookup(self.records, uids, threads=threads)[1] > 0
 
@@ -143,7 +167,11 @@ class PoolIndex:
 
 
 def build_pool_records(
-    segments: Iterable[Segment | PathLike], out_path: PathLike, *, memory_bytes: int = 256 << 20, threads: int = 0
+    segments: Iterable[Segment | PathLike],
+    out_path: PathLike,
+    *,
+    memory_bytes: int = 256 << 20,
+    threads: int | None = None,
 ) -> MergeReport:
     """Writes the sorted (uid, row id) records of segments: ``pool.npy``. Out of core.
 
@@ -176,7 +204,7 @@ def build_pool_records(
 class _Runs:
     """Collects records and writes them, sorted, as run files of a fixed number of rows."""
 
-    def __init__(self, folder: Path, rows: int, threads: int) -> None:
+    def __init__(self, folder: Path, rows: int, threads: int | None) -> None:
         self.paths: list[Path] = []
         self._folder = folder
         self._threads = threads

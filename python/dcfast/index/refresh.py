@@ -23,6 +23,7 @@ from dcfast.index.reports import RefreshReport, ShardDamage
 from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
+from dcfast.process.compute import MAX_THREADS, thread_count
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
@@ -51,7 +52,7 @@ def refresh_index(
     index_dir: PathLike,
     pool: PathLike,
     *,
-    threads: int = 0,
+    threads: int | None = None,
     memory_bytes: int = 256 << 20,
     remote: RemoteOptions | None = None,
     uid_from: str = "json",
@@ -67,7 +68,7 @@ def refresh_index(
         pool: directory of ``*.tar``, or one with ``shards`` in it. Or the fsspec URL of a directory of tars
             (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one; where
             it gives neither ETag nor time, they are read every time.
-        threads: shards indexed at a time; 0 = one per core.
+        threads: shards indexed at a time; None = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
         remote: how URLs are read: credentials, window, retries.
         uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``; as the index has it.
@@ -83,8 +84,7 @@ def refresh_index(
     Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
     one written where it differs, and pool.npy.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 1 << 32:
-        raise ValueError(f"refresh_index: threads must be whole, 0 (one per core) to 2^32 - 1; got {threads!r}")
+    thread_count(threads)  # before a folder is made
     if uid_from not in UID_SOURCES:
         raise ValueError(f"refresh_index: uid_from must be one of {', '.join(UID_SOURCES)}; got {uid_from!r}")
     folder = index_folder(index_dir)
@@ -252,7 +252,7 @@ class _Refresh:
     """Writes the segments of the new index."""
 
     def __init__(
-        self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int, uid_from: str
+        self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int | None, uid_from: str
     ) -> None:
         self._shards, self._staging, self._old, self._threads = shards, staging, old, threads
         self._uid_from = uid_from
@@ -326,7 +326,7 @@ class RefreshOptions:
     pool: str = option(
         "", "directory with *.tar, or with shards/*.tar", flags=("pool",), parse=path_argument, required=True
     )
-    threads: int = option(0, "shards indexed at a time", usual="one per core")
+    threads: int = option(0, "shards indexed at a time", usual="one per core", least=0, most=MAX_THREADS)
     uid_from: str = option("json", UID_FROM)
 
 
@@ -346,6 +346,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refresh(arguments: argparse.Namespace) -> int:
     args = made_of(RefreshOptions, given_options(arguments, RefreshOptions))
     rule = args.uid_from if is_url(args.pool) else pool_uid_rule(args.pool, args.uid_from)
-    report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=rule)
+    report = refresh_index(args.index_dir, args.pool, threads=args.threads or None, uid_from=rule)
     say(json.dumps(report, sort_keys=True))
     return DONE

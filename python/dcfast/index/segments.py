@@ -116,23 +116,25 @@ class Segment:
     def __init__(self, core: core_index.TarSegment, path: str) -> None:
         self._core = core
         self.path = path
-        self.num_shards = core.num_shards
-        self.num_samples = core.num_samples
-        self.num_members = core.num_members
-        self.num_strays = core.num_strays
+        self.num_shards: int = core.num_shards
+        self.num_samples: int = core.num_samples
+        self.num_members: int = core.num_members
+        self.num_strays: int = core.num_strays
         self.shard_names: list[str] = [os.fsdecode(name) for name in core.shard_names()]
-        self.shard_sizes = core.shard_size
-        self.shard_mtimes_ns = core.shard_mtime_ns
-        self.shard_sample_begin = core.sample_begin
+        self.shard_sizes: npt.NDArray[np.uint64] = core.shard_size
+        self.shard_mtimes_ns: npt.NDArray[np.int64] = core.shard_mtime_ns
+        self.shard_sample_begin: npt.NDArray[np.uint64] = core.sample_begin
         reports = core.reports()
-        self.shard_damage = [ShardReport(s, at, text) for s, at, damage, text in reports if damage]
-        self.shard_notes = [ShardReport(s, at, text) for s, at, damage, text in reports if not damage]
-        self.losses = [ShardLoss(*loss) for loss in core.losses()]
-        self.uid = core.uid
-        self.flags = core.flags
-        self.width = core.width
-        self.height = core.height
-        self.sample_base = core.base
+        self.shard_damage: list[ShardReport] = [ShardReport(s, at, text) for s, at, damage, text in reports if damage]
+        self.shard_notes: list[ShardReport] = [
+            ShardReport(s, at, text) for s, at, damage, text in reports if not damage
+        ]
+        self.losses: list[ShardLoss] = [ShardLoss(*loss) for loss in core.losses()]
+        self.uid: npt.NDArray[np.void] = core.uid
+        self.flags: npt.NDArray[np.uint16] = core.flags
+        self.width: npt.NDArray[np.uint32] = core.width
+        self.height: npt.NDArray[np.uint32] = core.height
+        self.sample_base: npt.NDArray[np.uint64] = core.base
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Segment:

@@ -27,7 +27,7 @@ from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.facts.sampling import rows_of, stream
 from dcfast.report.page.images import PoolPreviews, Preview
 from dcfast.rundir.layout import EVIDENCE_TABLE, METADATA_SUBSET, signature_path
-from dcfast.rundir.lookup import Fate, Place
+from dcfast.rundir.lookup import Fate, Place, SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, find_summary
 from dcfast.rundir.tables import part_path
@@ -161,8 +161,8 @@ class Inspector:
     def __init__(self, run: Run, *, run_code: bool = False) -> None:
         self.run = run
         self._run_code = run_code
-        self.previews = PoolPreviews(run.out, shard_folder(run.pool_dir))
-        self.samples = self.previews.samples
+        self.previews: PoolPreviews = PoolPreviews(run.out, shard_folder(run.pool_dir))
+        self.samples: SampleLookup = self.previews.samples
 
     @cached_property
     def metadata(self) -> MetadataLookup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import nn
@@ -119,6 +119,25 @@ class ClipLoss(nn.Module):
         loss = functional.clip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, settings)
         return {"contrastive_loss": loss} if output_dict else loss
 
+    if TYPE_CHECKING:  # torch's own takes and gives anything
+
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None = None, output_dict: Literal[False] = False,
+        ) -> Tensor: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None = None, *, output_dict: Literal[True],
+        ) -> dict[str, Tensor]: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None, output_dict: bool,
+        ) -> Tensor | dict[str, Tensor]: ...  # fmt: skip
+        def __call__(self, *given: Any, **named: Any) -> Any: ...
+
 
 class SigLipLoss(nn.Module):
     """SigLIP's pairwise sigmoid loss of one or many ranks; the matrix of logits is never stored.
@@ -148,7 +167,7 @@ class SigLipLoss(nn.Module):
         self.cache_labels = cache_labels
         self.rank = rank
         self.world_size = world_size
-        self.dist_impl = dist_impl or "bidir"
+        self.dist_impl: str = dist_impl or "bidir"
         if self.dist_impl not in siglip.SCHEDULES:
             raise ValueError(f"dist_impl must be 'bidir', 'shift', 'reduce' or 'gather', got {dist_impl!r}")
         self._group_name = group_name(group)
@@ -184,3 +203,22 @@ class SigLipLoss(nn.Module):
             settings = (self.rank, self.world_size, self._group_name, siglip.SCHEDULES[self.dist_impl])
         loss = functional.siglip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, settings)
         return {"contrastive_loss": loss} if output_dict else loss
+
+    if TYPE_CHECKING:  # torch's own takes and gives anything
+
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None, output_dict: Literal[False] = False,
+        ) -> Tensor: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None, *, output_dict: Literal[True],
+        ) -> dict[str, Tensor]: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float,
+            logit_bias: Tensor | float | None, output_dict: bool,
+        ) -> Tensor | dict[str, Tensor]: ...  # fmt: skip
+        def __call__(self, *given: Any, **named: Any) -> Any: ...

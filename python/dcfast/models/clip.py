@@ -34,6 +34,7 @@ from dcfast.models.folder import (
 )
 from dcfast.models.library_errors import model_errors, quiet, tokenizer_errors, weights_errors
 from dcfast.models.open_clip_weights import read_by_us
+from dcfast.process.compute import device_name
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 
@@ -233,21 +234,19 @@ def _own_tokenizer(name: str) -> Tokenizer:
     return tokenizer
 
 
-def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: object) -> CLIP:
+def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32") -> CLIP:
     """An open_clip model with the initial weights that open_clip draws at this seed, in train mode.
 
     Torch's own random state is left as it was. Downloads nothing for a model that is known by name alone.
 
     Args:
         precision: of open_clip (``fp32``, ``amp``, ``amp_bf16``, ``bf16``, ``fp16``, ...).
-        options: passed to ``open_clip.create_model``, e.g. ``force_patch_dropout``.
     Raises:
         ValueError: an unknown name; the nearest are suggested.
     """
     import torch
 
     name = _checked_name(name)
-    options = {"precision": precision, "device": device, "output_dict": True, "pretrained_text": False, **options}
     with torch.random.fork_rng(devices=[]), quiet(), ExitStack() as stack:
         own = _own_files(name) if name.startswith(_SCHEMAS) else None
         read = name
@@ -258,7 +257,9 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
             read = stack.enter_context(folder.as_read())
             stack.enter_context(read_by_us(name, _find_checkpoint_in_dir=lambda _: checkpoint))
         torch.manual_seed(seed)
-        return _open_clip().create_model(read, **options)
+        return _open_clip().create_model(
+            read, precision=precision, device=device, output_dict=True, pretrained_text=False
+        )
 
 
 def _own_files(name: str) -> tuple[ModelFolder, Path | None]:
@@ -272,13 +273,16 @@ def _own_files(name: str) -> tuple[ModelFolder, Path | None]:
     return folder, weights
 
 
-def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu", precision: str = "fp32") -> ClipModel:
+def load_model(
+    name: str, pretrained: str | None = None, *, device: str | torch.device = "cpu", precision: str = "fp32"
+) -> ClipModel:
     """A CLIP model with its validation transform and tokenizer.
 
     Args:
         name: an open_clip architecture, ``dcfast-tiny``, or open_clip's ``local-dir:DIR`` and ``hf-hub:ORG/REPO``.
         pretrained: an open_clip tag; a path to a ``.pt`` (``{"state_dict": ...}`` as open_clip's training writes it,
             or the bare state) or ``.safetensors`` file; None for the initial weights of seed 0 (an untrained model).
+        device: "cpu", "cuda" or "cuda:N", or a torch.device.
     Raises:
         ValueError: an unknown name or tag; the nearest are suggested.
         CheckpointError: the weights are of another architecture; says which parameters differ.
@@ -288,7 +292,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         MissingDependencyError: weights or tokenizer are not here and cannot be fetched, or need another library.
     """
     open_clip = _open_clip()
-    name = _checked_name(name)
+    name, device = _checked_name(name), device_name(device)
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

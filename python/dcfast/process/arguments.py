@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to the core: arrays of whole numbers, and numbers of threads.
+"""Checks of what a caller passes to the core: whole numbers, and arrays of them.
 
 ``name`` is the argument's, for the message. Cost: one look at an array's values at most; a copy where the core could
 not borrow it as it is.
@@ -9,22 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-MAX_THREADS = 4096
-
 
 def integer(value: object, name: str) -> int:
     """An int or a NumPy integer, as int; TypeError for everything else, bool among it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
     return int(value)
-
-
-def thread_count(threads: object) -> int:
-    """A number of threads, 0 meaning one per core; TypeError, ValueError otherwise."""
-    count = integer(threads, "threads")
-    if not 0 <= count <= MAX_THREADS:
-        raise ValueError(f"threads must be 0 (one per core) to {MAX_THREADS}; got {count}")
-    return count
 
 
 def unsigned_array(

@@ -15,7 +15,7 @@ INTERRUPTED = 128 + _signal.SIGINT
 WARNED = 128 + _signal.SIGUSR1
 TERMINATED = 128 + _signal.SIGTERM
 
-MEANINGS = {
+MEANINGS: dict[int, str] = {
     DONE: "done",
     FAILED: "failed, or refused before work: data, files, a filter or a run are not as they must be, or something "
     "unforeseen",

@@ -30,10 +30,20 @@ _LAZY = {
     "verify_output_shards": "dcfast.resharding.verify",
     "write_output_shards": "dcfast.resharding.write",
 }
-__all__ = sorted(_LAZY)
+__all__ = [
+    "ReshardPlan",
+    "check_free_space",
+    "finish_reshard",
+    "make_plan",
+    "reshard",
+    "verify_output_shards",
+    "write_output_shards",
+]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+if not TYPE_CHECKING:  # which would take every name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY[name]), name)

@@ -170,7 +170,7 @@ def _main(args: ReshardOptions) -> int:
             resume=args.resume,
             dry_run=args.dry_run,
             verify=args.verify,
-            threads=args.num_workers,
+            threads=args.num_workers or None,
             sync=args.sync,
         )
     if report.get("chosen_shards") == 0:

@@ -49,8 +49,12 @@ class Inputs:
         segments: Sequence[SegmentItem] | None = None,
         notes: list[str] | None = None,
     ) -> None:
-        self.base, self.directories, self.names = base, directories, names
-        self.given, self.segments, self.notes = given, segments, notes or []
+        self.base: str = base
+        self.directories: list[str] = directories
+        self.names: list[str] = names
+        self.given: list[str] = given
+        self.segments: Sequence[SegmentItem] | None = segments
+        self.notes: list[str] = notes or []
 
     def files(self) -> list[str]:
         """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""

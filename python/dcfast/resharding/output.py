@@ -10,6 +10,7 @@ import os
 
 from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
+from dcfast.process.compute import thread_count
 from dcfast.resharding.files import flat_json, plain_path, write_bytes
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ShardSources, open_plan
@@ -52,13 +53,16 @@ class OutputShards:
         subset: Subset | OpenSubset,
         out_dir: StrPath,
         segments: Sequence[SegmentItem] | None,
-        threads: int,
+        threads: int | None,
         blur: BlurOptions | None,
         idx: bool,
     ) -> None:
-        self.plan, self.out = open_plan(plan), plain_path(out_dir)
-        self.sources = ShardSources(self.plan, subset, segments, keep=threads + 1)
-        self.threads, self.blur, self.idx = threads, blur, idx
+        self.plan: ReshardPlan = open_plan(plan)
+        self.out: str = plain_path(out_dir)
+        self.threads: int = thread_count(threads) or os.cpu_count() or 1
+        self.sources: ShardSources = ShardSources(self.plan, subset, segments, keep=self.threads + 1)
+        self.blur: BlurOptions | None = blur
+        self.idx: bool = idx
 
     def path(self, form: str, k: int) -> str:
         return os.path.join(self.out, form.format(k))

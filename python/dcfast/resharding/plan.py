@@ -12,6 +12,7 @@ import os
 
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import PoolError
+from dcfast.process.compute import thread_count
 from dcfast.resharding.sources import core_segment, open_subset, whole_number
 from dcfast.storage.listing import say_losses
 
@@ -64,11 +65,16 @@ class ReshardPlan:
         options: PlanOptions,
         counts: ReshardReport,
     ) -> None:
-        self.arrays, self.segments, self.segment_first = arrays, segments, segment_first
-        self.shards_dir, self.options, self.counts = shards_dir, options, counts
+        self.arrays: PlanArrays = arrays
+        self.segments: list[str] = segments
+        self.segment_first: list[int] = segment_first
+        self.shards_dir: str = shards_dir
+        self.options: PlanOptions = options
+        self.counts: ReshardReport = counts
         self.damage: list[ShardDamage] = []
         self.notes: list[str] = []
-        self.chosen_shards, self.inputs = 0, (0, 0)
+        self.chosen_shards: int = 0
+        self.inputs: tuple[int, int] = (0, 0)
 
     @property
     def cuts(self) -> NDArray[np.void]:
@@ -182,7 +188,7 @@ def make_plan(
     exclude: NDArray[np.integer] | None = None,
     pool_records: NDArray[np.void] | None = None,
     shuffle_seed: int | None = None,
-    threads: int = 0,
+    threads: int | None = None,
 ) -> ReshardPlan:
     """Plans the output shards of a subset of an indexed pool.
 
@@ -199,7 +205,7 @@ def make_plan(
         shuffle_seed: 0 to 2^64 - 1: the output is in the order of a permutation of all samples, keyed by it, and cut
             by number: shard_size samples a shard, or what makes the mean shard max_bytes. Costs 8 bytes a written
             sample in a temporary file.
-        threads: that look rows up in the subset; 0 means one per core.
+        threads: that look rows up in the subset; None means one per core.
     Returns:
         ReshardPlan; its counts: see ``records.ReshardReport``.
     Raises:
@@ -230,7 +236,7 @@ def make_plan(
         repeated=repeated,
         shuffled=None if spool is None else spool.write,
         rows_at_once=ROWS_AT_ONCE,
-        threads=threads,
+        threads=thread_count(threads),
     )
     _check_shard_range(made.segment_first[-1], made.numbers, first_shard)
     rows = b"" if spool is None else _mapped_rows(spool, made.counts["output_count"])

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 
 from dcfast.errors import did_you_mean
+from dcfast.process.compute import thread_count
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
 from dcfast.resharding.output import (
@@ -17,7 +18,7 @@ from dcfast.resharding.output import (
 )
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
-from dcfast.resharding.sources import open_subset, subset_array, whole_number
+from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.resharding.write import write_shards
 from dcfast.storage.listing import first_notes
 from dcfast.storage.lock import locked
@@ -59,7 +60,7 @@ def reshard(
     resume: bool = False,
     dry_run: bool = False,
     verify: bool = False,
-    threads: int = 0,
+    threads: int | None = None,
     sync: bool = True,
     check_mtime: bool = True,
     uid_from: str = "json",
@@ -90,7 +91,7 @@ def reshard(
             run with these arguments and this subset too. Not with ``overwrite``.
         dry_run: plan and report, touch nothing.
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
-        threads: at work at the same time; 0 means one per core.
+        threads: at work at the same time; None means one per core.
         sync, check_mtime: see ``write_output_shards``.
         uid_from: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these): those of directories of
             shards, and of the rows of ``boxes``. Index segments have theirs: with ``boxes`` give what they are of.
@@ -107,15 +108,15 @@ def reshard(
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """
-    _check_values((pool, output_dir, subset), webp_quality, uid_from, threads, overwrite and resume)
-    out, threads = plain_path(output_dir), whole_number(threads, "threads")
+    _check_values((pool, output_dir, subset), webp_quality, uid_from, overwrite and resume)
+    out, count = plain_path(output_dir), thread_count(threads)
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     files = [*inputs.files(), *(path for path in (subset, boxes) if isinstance(path, (str, os.PathLike)))]
     if overwrite:
         refuse_input_in_output(out, files)
-    segments = inputs.indexed(threads, uid_from)
+    segments = inputs.indexed(count, uid_from)
     with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from, inputs.segments or ()) as blur:
         plan = make_plan(
             segments,
@@ -133,7 +134,7 @@ def reshard(
         space = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report = _planned(plan, space, inputs.notes, blur)
         if not dry_run:
-            shards = OutputShards(plan, opened, out, segments, threads or os.cpu_count() or 1, blur, idx)
+            shards = OutputShards(plan, opened, out, segments, threads, blur, idx)
             _write(report, shards, opened, subset, inputs, uid_from, overwrite, resume, sync, check_mtime)
             if verify:
                 from dcfast.resharding.verify import verify_shards
@@ -182,7 +183,7 @@ def _write(
     report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
-def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
+def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, both: bool) -> None:
     for name, place in zip(("pool", "output_dir", "subset"), places, strict=True):
         if isinstance(place, str) and not place:
             raise ValueError(f"reshard: {name} must be a path; got an empty text")
@@ -191,10 +192,9 @@ def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, 
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
         raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if uid_from not in ("json", "url", "key"):
+        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
         hint = did_you_mean(uid_from, ("json", "url", "key"))
         raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}{hint}")
-    if not 0 <= threads < 1 << 32:
-        raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
 
 
 def _planned(

@@ -40,7 +40,7 @@ def verify_output_shards(
     k_last: int | None = None,
     *,
     segments: Sequence[SegmentItem] | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     strict: bool = False,
     blur: BlurOptions | None = None,
     idx: bool = False,

@@ -36,7 +36,7 @@ def write_output_shards(
     out_dir: StrPath,
     *,
     segments: Sequence[SegmentItem] | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     sync: bool = True,
     check_mtime: bool = True,
     blur: BlurOptions | None = None,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict, Unpack
 
 from dcfast.engine import Engine, open_engine
 from dcfast.engine.progress import Progress, Silent
@@ -114,7 +114,30 @@ def _go_through(
     return summaries
 
 
-def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> Summary:
+class RunKeywords(TypedDict, total=False):
+    """How a stage is run: those of the keywords of :func:`run` that are not what is run."""
+
+    workers: int
+    engine: str
+    ray_address: str | None
+    overwrite: bool
+    save_every_minutes: float
+    gallery: str | None
+    quiet: bool
+    say: Callable[[str], None]
+
+
+class StageFunction(Protocol):
+    """A stage as a function; see :func:`stage`."""
+
+    def __call__(
+        self, out: str | os.PathLike[str], settings: Settings | None = None, **options: Unpack[RunKeywords]
+    ) -> Summary: ...
+
+
+def stage(
+    name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Unpack[RunKeywords]
+) -> Summary:
     """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
 
     Args:
@@ -126,20 +149,19 @@ def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = No
     return run(out, settings, first=name, last=name, **options)[name]
 
 
-# each stage as a function of (out, settings, **options); see ``stage``
-world = partial(stage, "world")
-index = partial(stage, "index")
-signatures = partial(stage, "signatures")
-teacher = partial(stage, "teacher")
-features = partial(stage, "features")
-decontaminate = partial(stage, "decontaminate")
-dedup = partial(stage, "dedup")
-filter_metadata = partial(stage, "filter")
-reshard = partial(stage, "reshard")
-verify = partial(stage, "verify")
-train = partial(stage, "train")
-evaluate = partial(stage, "evaluate")
-report = partial(stage, "report")
+world: StageFunction = partial(stage, "world")
+index: StageFunction = partial(stage, "index")
+signatures: StageFunction = partial(stage, "signatures")
+teacher: StageFunction = partial(stage, "teacher")
+features: StageFunction = partial(stage, "features")
+decontaminate: StageFunction = partial(stage, "decontaminate")
+dedup: StageFunction = partial(stage, "dedup")
+filter_metadata: StageFunction = partial(stage, "filter")
+reshard: StageFunction = partial(stage, "reshard")
+verify: StageFunction = partial(stage, "verify")
+train: StageFunction = partial(stage, "train")
+evaluate: StageFunction = partial(stage, "evaluate")
+report: StageFunction = partial(stage, "report")
 
 
 def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:

@@ -8,7 +8,7 @@ at most). At 12.8 billion samples that is some 70 pages of 4 KiB, and the megaby
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +66,7 @@ class SampleLookup:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.segment = lru_cache(OPEN_SEGMENTS)(self._open_segment)
+        self.segment: Callable[[int], Segment] = lru_cache(OPEN_SEGMENTS)(self._open_segment)
 
     def _open_segment(self, number: int) -> Segment:
         # verified when the run's stages read it: here a few samples are looked at

@@ -13,23 +13,33 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import similarity as core_similarity
+from dcfast.process.compute import device_name, thread_count
 from dcfast.similarity.database import Database
+from dcfast.similarity.devices import placed
 from dcfast.similarity.nearest import (
     Floats,
+    NearestCentroids,
+    Points,
+    as_blocks,
     best_on_device,
+    check_lengths,
     check_points,
     l2_offsets,
     load_tile,
     tile_of,
 )
 from dcfast.similarity.search import assign
+
+if TYPE_CHECKING:
+    import torch
 
 ITERATIONS = 20
 """DataComp's number of iterations."""
@@ -40,7 +50,7 @@ _SPLIT = 1.0 / 1024  # how far apart the halves of a split cluster begin, relati
 _TILE_ROWS = 16_384  # points that are assigned and added at a time
 _UPDATED_ROWS = 4096
 
-Progress = Callable[[int, int], None]
+Progress: TypeAlias = Callable[[int, int], None]
 Sums = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]
 """(k, d) sums in 2^-24, (k,) counts, mean squared distance to the centroids."""
 
@@ -53,11 +63,13 @@ class KMeans:
         centroids: (k, d) float32.
         counts: (k,) int64 points of each in the last iteration; an emptied cluster has 0 and half of another's place.
         errors: mean squared distance of the points to their centroids, one an iteration, before its update.
+        labels: (n,) int32 the nearest of ``centroids`` of each point; ties go to the lowest index.
     """
 
     centroids: npt.NDArray[np.float32]
     counts: npt.NDArray[np.int64]
-    errors: list[float] = field(default_factory=list)
+    errors: list[float]
+    labels: npt.NDArray[np.int32]
 
 
 def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -109,7 +121,9 @@ def _not_unit(value: float) -> ValueError:
     )
 
 
-def _sums_on_cpu(blocks: Iterable[Floats], centroids: npt.NDArray[np.float32], tell: Callable[[int], None]) -> Sums:
+def _sums_on_cpu(
+    blocks: Iterable[Floats], centroids: npt.NDArray[np.float32], threads: int | None, tell: Callable[[int], None]
+) -> Sums:
     database = Database(centroids, "l2")
     sums = core_similarity.CentroidSums(*centroids.shape)
     error, total = 0.0, 0
@@ -117,8 +131,8 @@ def _sums_on_cpu(blocks: Iterable[Floats], centroids: npt.NDArray[np.float32], t
         check_points(block, centroids)
         for begin in range(0, len(block), _TILE_ROWS):
             tile = np.ascontiguousarray(block[begin : begin + _TILE_ROWS], np.float32)
-            found = assign(tile, database, invalid="skip")
-            if (found.indices < 0).any() or not sums.add(tile.reshape(-1), found.indices, 0):
+            found = assign(tile, database, invalid="skip", threads=threads)
+            if (found.indices < 0).any() or not sums.add(tile.reshape(-1), found.indices, thread_count(threads)):
                 raise _not_unit(float(np.abs(tile).max()))
             error += float(found.scores.sum(dtype=np.float64))
             total += len(tile)
@@ -162,6 +176,7 @@ def kmeans_iteration(
     *,
     spherical: bool = False,
     device: str = "cpu",
+    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float]:
     """One assignment and update.
@@ -170,6 +185,7 @@ def kmeans_iteration(
         blocks: arrays of shape (n_i, d) of unit vectors, float16 (exact) or float32 (rounded to 2^-24).
         centroids: (k, d) floats.
         spherical: scale the new centroids to unit length.
+        threads: of the CPU; None means one per core. The result is the same for any number.
         progress: called with the number of points that are assigned, after each tile.
     Returns:
         (k, d) float32 new centroids, (k,) int64 counts, and the mean squared distance before the update.
@@ -181,7 +197,7 @@ def kmeans_iteration(
     before = np.ascontiguousarray(centroids, np.float32)
     tell = progress or (lambda _: None)
     if device == "cpu":
-        sums, sizes, error = _sums_on_cpu(blocks, before, tell)
+        sums, sizes, error = _sums_on_cpu(blocks, before, threads, tell)
     else:
         sums, sizes, error = _sums_on_device(blocks, before, device, tell)
     updated = before.copy()
@@ -197,43 +213,82 @@ def kmeans_iteration(
 
 
 def kmeans(
-    points: Floats | Sequence[Floats],
+    points: Points | Sequence[Points],
+    k: int,
+    *,
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+    spherical: bool = False,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> KMeans:
+    """Clusters unit vectors: centroids begin at k of the points, a cluster that empties gets half of the largest.
+
+    Args:
+        points: (n, d) float16, bfloat16 or float32 unit vectors, or several such blocks: NumPy arrays or memmaps, which
+            are read tile by tile, torch tensors, DLPack. Of a GPU they are copied to memory.
+        k: clusters, 1 to n.
+        iterations: at least 1.
+        seed: of the points that the centroids begin at.
+        spherical: scale the centroids to unit length after each iteration.
+        device: "cpu", "cuda" or "cuda:N", or a torch.device; "cuda" is the first GPU.
+        threads: of the CPU; None means one per core. The result is the same for any number.
+        progress: called with (points assigned, points of all iterations and the labels), after each tile.
+    Returns:
+        ``KMeans(centroids, counts, errors, labels)``, NumPy arrays.
+    Raises:
+        TypeError: points are no floats, or no arrays.
+        ValueError: a row whose length is not 1, by its number; k out of range; no such device.
+    Memory: that of ``kmeans_iteration``, and 4 bytes a point.
+    Cost: that of ``kmeans_iteration``, ``iterations`` times and once more for the labels; one more read of the points.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1; got {iterations}")
+    thread_count(threads)
+    (where,) = placed(device_name(device))[:1] or ("cpu",)
+    blocks = as_blocks(points)
+    check_lengths(blocks)
+    total, turns = sum(map(len, blocks)), iterations + 1
+    tell = None if progress is None else partial(_tell, progress, turns * total)
+    found = find_centroids(
+        blocks, k, iterations=iterations, seed=seed, spherical=spherical, device=where, threads=threads, progress=tell
+    )
+    find = NearestCentroids(found[0], metric="l2", device=where, threads=threads)
+    labels = [find(block) for block in blocks]
+    if progress is not None:
+        progress(turns * total, turns * total)
+    return KMeans(*found, np.concatenate(labels))
+
+
+def find_centroids(
+    blocks: Sequence[Floats],
     k: int,
     *,
     iterations: int = ITERATIONS,
     seed: int = 0,
     spherical: bool = False,
     device: str = "cpu",
-    progress: Progress | None = None,
-) -> KMeans:
-    """Clusters unit vectors: centroids begin at k of the points, a cluster that empties gets half of the largest.
-
-    Args:
-        points: (n, d) float16 or float32 unit vectors, or several such blocks; memmaps are read tile by tile.
-        k: clusters, 1 to n.
-        iterations: at least 1.
-        seed: of the points that the centroids begin at.
-        progress: called with (points assigned, points of all iterations), after each tile.
-    Raises:
-        TypeError, ValueError: see ``kmeans_iteration`` and ``initial_centroids``.
-    Memory, cost: those of ``kmeans_iteration``, ``iterations`` times.
-    """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1; got {iterations}")
-    blocks = [points] if isinstance(points, np.ndarray) else list(points)
-    blocks = [block for block in blocks if np.shape(block)[:1] != (0,)]
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], list[float]]:
+    """Centroids, counts and errors of ``kmeans``, without its labels and its check of lengths."""
     for block in blocks:
         check_points(block, blocks[0])
     centroids = initial_centroids(blocks, k, seed=seed)
     counts, errors, total = np.zeros(k, np.int64), [], sum(map(len, blocks))
     for turn in range(iterations):
-        tell = None if progress is None else partial(_tell, progress, turn * total, iterations * total)
+        tell = None if progress is None else partial(_after, progress, turn * total)
         centroids, counts, error = kmeans_iteration(
-            blocks, centroids, spherical=spherical, device=device, progress=tell
+            blocks, centroids, spherical=spherical, device=device, threads=threads, progress=tell
         )
         errors.append(error)
-    return KMeans(centroids, counts, errors)
+    return centroids, counts, errors
 
 
-def _tell(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
+def _tell(progress: Progress, total: int, done: int) -> None:
+    progress(done, total)
+
+
+def _after(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)

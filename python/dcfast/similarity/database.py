@@ -34,7 +34,7 @@ class Database:
     def __init__(self, array: RowsLike, metric: Metric = "ip", *, invalid: Invalid = "raise") -> None:
         self.metric = check_metric(metric)
         self.rows: Rows = as_rows(array, "database")
-        self.skips = check_invalid(invalid)
+        self.skips: bool = check_invalid(invalid)
         self._kept: list[tuple[int, core_similarity.PackedDatabase]] | None = None
         self._lock = threading.Lock()
         self.on_devices: dict[tuple[str, bool], object] = {}  # what searches on GPUs keep there

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import cast
 
-from dcfast.similarity.operands import Rows
-
-Devices: TypeAlias = "str | Sequence[str] | None"
-"""None: where the tensors are. "cpu"; "cuda", all visible GPUs; "cuda:1"; or a list, which share the queries."""
+from dcfast.process.compute import device_name
+from dcfast.similarity.operands import Devices, Rows
 
 
 def placed(device: Devices, *sides: Rows) -> tuple[str, ...]:
@@ -16,15 +14,16 @@ def placed(device: Devices, *sides: Rows) -> tuple[str, ...]:
 
     Raises:
         ValueError: the sides are on two GPUs, or on another one than is asked for; no such GPU.
-        TypeError: ``device`` is neither text nor a list of texts.
+        TypeError: ``device`` is neither a device nor a list of devices.
     """
     on = sorted({rows.device for rows in sides} - {"cpu"})
     if len(on) > 1:
         raise ValueError(f"the sides are on {' and '.join(on)}: give both on one GPU")
-    given = [device] if isinstance(device, str) else device or []
-    asked = [name for name in given if isinstance(name, str)] if isinstance(given, Sequence) else []
-    if device is not None and (not asked or len(asked) != len(given)):
-        raise TypeError(f"device must be a name such as 'cuda', or a list of names; got {device!r}: give names")
+    several = isinstance(device, Sequence) and not isinstance(device, str | bytes)
+    given = list(cast("Sequence[str]", device)) if several else [cast(str, device)]
+    asked = [] if device is None else [device_name(one) for one in given]
+    if device is not None and not asked:
+        raise TypeError(f"device must be a device or a list of them; got {device!r}: name one, or leave it out")
     if on:
         if asked not in ([], ["cuda"], on):
             raise ValueError(

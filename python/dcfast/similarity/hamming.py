@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import similarity as core_similarity
-from dcfast.process.arguments import integer, thread_count
+from dcfast.process.arguments import integer
+from dcfast.process.compute import thread_count
 
 DEFAULT_MAX_PAIRS = 1 << 24
 """18 bytes a pair in the result, at most 44 more while it is made: 1 GB at worst."""
@@ -70,7 +71,7 @@ def hamming_join(
     max_distance: int,
     *,
     max_pairs: int = DEFAULT_MAX_PAIRS,
-    threads: int = 0,
+    threads: int | None = None,
 ) -> HammingPairs:
     """All pairs of hashes that differ in at most ``max_distance`` bits, exactly.
 
@@ -80,7 +81,7 @@ def hamming_join(
             the pair ``ia < ib`` is reported alone, in half of the time.
         max_distance: bits, 0 to 64 or 256.
         max_pairs: refuse to return more pairs than this (``hamming_blocks`` has no such bound).
-        threads: 0 means one per core. The result is the same for any number.
+        threads: None means one per core. The result is the same for any number.
 
     Returns:
         ``HammingPairs(ia, ib, distance)``: int64, int64, uint16, shape (K,), sorted by ``ia``, then ``ib``.
@@ -112,7 +113,7 @@ def hamming_join(
 
 
 def hamming_blocks(
-    a: npt.ArrayLike, b: npt.ArrayLike | None, max_distance: int, *, threads: int = 0
+    a: npt.ArrayLike, b: npt.ArrayLike | None, max_distance: int, *, threads: int | None = None
 ) -> Iterator[HammingPairs]:
     """The pairs of ``hamming_join``, however many they are, for some rows of ``a`` after the other.
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.process.arguments import integer, thread_count
+from dcfast.process.arguments import integer
+from dcfast.process.compute import thread_count
 from dcfast.similarity import cpu
 from dcfast.similarity.database import Database, as_database
-from dcfast.similarity.devices import Devices, placed
+from dcfast.similarity.devices import placed
 from dcfast.similarity.operands import (
+    ArrayLike,
+    Bools,
+    Devices,
+    F,
+    Floats,
+    I,
+    Integers,
     Invalid,
     Metric,
     Progress,
     Rows,
     RowsLike,
+    SearchOptions,
     as_rows,
     check_invalid,
     check_metric,
@@ -24,16 +33,19 @@ from dcfast.similarity.operands import (
     restore,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 MAX_PAIRS = 1 << 26
 """Pairs a join gives at most where nothing else is asked for: 20 bytes each, 1.3 GB, and 40 while they are made."""
 
 
-class Pairs(NamedTuple):
+class Pairs(NamedTuple, Generic[I, F]):
     """Pairs ``a[ia[i]]``, ``b[ib[i]]`` with scores, sorted by ``ia``, then ``ib``. Torch tensors where ``a`` was."""
 
-    ia: npt.NDArray[np.int64]
-    ib: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
+    ia: I
+    ib: I
+    scores: F
 
 
 def _threshold(threshold: float) -> np.float32:
@@ -50,6 +62,26 @@ def _most(max_pairs: int) -> int:
     return bound
 
 
+@overload
+def join(  # type: ignore[overload-overlap]  # a tensor is rows with slices, too
+    a: torch.Tensor,
+    b: RowsLike | Database,
+    threshold: float,
+    *,
+    exclude_self: bool = False,
+    max_pairs: int = MAX_PAIRS,
+    **options: Unpack[SearchOptions],
+) -> Pairs[torch.Tensor, torch.Tensor]: ...
+@overload
+def join(
+    a: ArrayLike,
+    b: RowsLike | Database,
+    threshold: float,
+    *,
+    exclude_self: bool = False,
+    max_pairs: int = MAX_PAIRS,
+    **options: Unpack[SearchOptions],
+) -> Pairs[Integers, Floats]: ...
 def join(
     a: RowsLike,
     b: RowsLike | Database,
@@ -60,9 +92,9 @@ def join(
     max_pairs: int = MAX_PAIRS,
     invalid: Invalid = "raise",
     device: Devices = None,
-    threads: int = 0,
+    threads: int | None = None,
     progress: Progress | None = None,
-) -> Pairs:
+) -> Pairs[Any, Any]:
     """All pairs whose score is at least ``threshold`` ("l2": at most), exactly.
 
     Args:
@@ -80,21 +112,39 @@ def join(
     left, right = as_rows(a, "a"), as_database(b, metric, "b", invalid)
     check_sides(left, right.rows)
     skips, limit, bound = check_invalid(invalid), _threshold(threshold), _most(max_pairs)
-    threads = thread_count(threads)
+    count = thread_count(threads)
     if devices := placed(device, left, right.rows):
         from dcfast.similarity import gpu
 
         same = exclude_self and gpu.same_rows(left, right.rows)
         search = gpu.Search(left, right, devices, skips, progress)
         return Pairs(*gpu.join(search, float(limit), exclude_self, bound, same))
-    found = cpu.join(cpu.Search(left, right, skips, threads, progress), float(limit), exclude_self, bound)
+    found = cpu.join(cpu.Search(left, right, skips, count, progress), float(limit), exclude_self, bound)
     return _as_given(found, left)
 
 
-def _as_given(found: cpu.PairArrays, rows: Rows) -> Pairs:
-    return Pairs(*(restore(field, as_torch=rows.is_torch) for field in found))  # type: ignore[arg-type]
+def _as_given(found: cpu.PairArrays, rows: Rows) -> Pairs[Any, Any]:
+    return Pairs(*(restore(field, as_torch=rows.is_torch) for field in found))
 
 
+@overload
+def any_above(  # type: ignore[overload-overlap]  # a tensor is rows with slices, too
+    queries: torch.Tensor,
+    database: RowsLike | Database,
+    threshold: float,
+    *,
+    exclude_self: bool = False,
+    **options: Unpack[SearchOptions],
+) -> torch.Tensor: ...
+@overload
+def any_above(
+    queries: ArrayLike,
+    database: RowsLike | Database,
+    threshold: float,
+    *,
+    exclude_self: bool = False,
+    **options: Unpack[SearchOptions],
+) -> Bools: ...
 def any_above(
     queries: RowsLike,
     database: RowsLike | Database,
@@ -104,12 +154,13 @@ def any_above(
     exclude_self: bool = False,
     invalid: Invalid = "raise",
     device: Devices = None,
-    threads: int = 0,
+    threads: int | None = None,
     progress: Progress | None = None,
-) -> npt.NDArray[np.bool_]:
+) -> Any:
     """Whether any row of the database reaches the threshold ("l2": is within it), (n,) bool; else as ``join``."""
     rows, prepared = as_rows(queries, "queries"), as_database(database, metric, "database", invalid)
     check_sides(rows, prepared.rows)
+    count = thread_count(threads)
     limit = _threshold(threshold)
     if devices := placed(device, rows, prepared.rows):
         from dcfast.similarity import gpu
@@ -117,11 +168,29 @@ def any_above(
         on_gpus = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
         return gpu.any_above(on_gpus, float(limit), exclude_self)
     if prepared.rows.count <= bool(exclude_self):
-        return restore(np.zeros(rows.count, np.bool_), as_torch=rows.is_torch)  # type: ignore[return-value]
-    search = cpu.Search(rows, prepared, check_invalid(invalid), thread_count(threads), progress)
-    return restore(cpu.any_above(search, float(limit), exclude_self), as_torch=rows.is_torch)  # type: ignore[return-value]
+        return restore(np.zeros(rows.count, np.bool_), as_torch=rows.is_torch)
+    search = cpu.Search(rows, prepared, check_invalid(invalid), count, progress)
+    return restore(cpu.any_above(search, float(limit), exclude_self), as_torch=rows.is_torch)
 
 
+@overload
+def group_join(  # type: ignore[overload-overlap]  # a tensor is rows with slices, too
+    x: torch.Tensor,
+    offsets: npt.ArrayLike,
+    threshold: float,
+    *,
+    max_pairs: int = MAX_PAIRS,
+    **options: Unpack[SearchOptions],
+) -> Pairs[torch.Tensor, torch.Tensor]: ...
+@overload
+def group_join(
+    x: ArrayLike,
+    offsets: npt.ArrayLike,
+    threshold: float,
+    *,
+    max_pairs: int = MAX_PAIRS,
+    **options: Unpack[SearchOptions],
+) -> Pairs[Integers, Floats]: ...
 def group_join(
     x: RowsLike,
     offsets: npt.ArrayLike,
@@ -131,9 +200,9 @@ def group_join(
     max_pairs: int = MAX_PAIRS,
     invalid: Invalid = "raise",
     device: Devices = None,
-    threads: int = 0,
+    threads: int | None = None,
     progress: Progress | None = None,
-) -> Pairs:
+) -> Pairs[Any, Any]:
     """All pairs within groups of rows that reach a threshold, each once.
 
     Args:
@@ -145,7 +214,7 @@ def group_join(
     Raises:
         TypeError, ValueError: as of ``join``; offsets that fall or do not end at n.
     """
-    rows = as_rows(x, "x")
+    rows, count = as_rows(x, "x"), thread_count(threads)
     bounds = np.asarray(offsets)
     if bounds.dtype.kind not in "iu" or bounds.ndim != 1 or len(bounds) < 1:
         raise TypeError(
@@ -161,7 +230,7 @@ def group_join(
 
         starts, limit = bounds.astype(np.int64), float(_threshold(threshold))
         return Pairs(*gpu.group_join(rows, starts, limit, chosen, most, skips, devices, progress))
-    options = cpu.GroupOptions(chosen, skips, most, thread_count(threads))
+    options = cpu.GroupOptions(chosen, skips, most, count)
     return _as_given(
         cpu.group_join(rows, bounds.astype(np.uint64), float(_threshold(threshold)), options, progress), rows
     )

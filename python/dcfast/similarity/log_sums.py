@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import similarity as core_similarity
-from dcfast.process.arguments import thread_count
+from dcfast.process.compute import thread_count
 
 Doubles = npt.NDArray[np.float64]
 
@@ -38,13 +38,15 @@ class LogSums(NamedTuple):
     diagonal: Doubles
 
 
-def log_sums(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], scale: float, *, threads: int = 0) -> LogSums:
+def log_sums(
+    x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], scale: float, *, threads: int | None = None
+) -> LogSums:
     """The log-sum-exps of all inner products of pairs, by row and by column.
 
     Args:
         x, y: (n, d) floats, finite, row i of both a pair; unit vectors as a rule.
         scale: of the inner products: 1 / temperature.
-        threads: 0 means one per core; the result is the same for any number, and any processor.
+        threads: None means one per core; the result is the same for any number, and any processor.
     Returns:
         ``LogSums``: divided by ``scale`` they are off by at most MOST_ERROR (standard deviation) where a row is as good
         as one product, and by some 1e-6 of CLIP's embeddings; of SMALL pairs and fewer by nothing but float64.
@@ -58,10 +60,10 @@ def log_sums(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], scale: fl
         raise ValueError(f"x has shape {x.shape} and y {y.shape}: give as many rows, of one width")
     if not np.isfinite(scale):
         raise ValueError(f"scale must be finite; got {scale!r}: give 1 / temperature")
-    threads = thread_count(threads)
+    count = thread_count(threads)
     if len(x) <= SMALL:
         return _exact(x, y, scale)
-    rows, columns, own, shift, error = core_similarity.exp_sums(x.ravel(), y.ravel(), len(x), scale, threads)
+    rows, columns, own, shift, error = core_similarity.exp_sums(x.ravel(), y.ravel(), len(x), scale, count)
     with np.errstate(over="ignore"):
         positive = np.exp(np.minimum(own - shift, 700.0))
     lost = len(x) * 2.0**-126 / _LEAST_SHARE

@@ -5,12 +5,14 @@ Legend: n points, k centroids, d dimensions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.similarity.database import Database
+from dcfast.similarity.operands import SupportsDLPack, as_rows
 from dcfast.similarity.search import assign
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 Metric = Literal["ip", "l2"]
 Floats = npt.NDArray[np.floating]
+Points: TypeAlias = "Floats | torch.Tensor | SupportsDLPack"
 
+_LENGTH_ERROR = 0.01  # of a unit vector, rounded to float16 or bfloat16
+_ROWS_AT_ONCE = 16_384  # whose lengths are looked at
 _TILE = {"cpu": (2048, 8192), "cuda": (16384, 16384)}  # points x centroids scored at a time by torch: 64 MiB, 1 GiB
 
 
@@ -37,6 +42,47 @@ def check_points(points: Floats, centroids: Floats) -> None:
         )
     if len(centroids) == 0:
         raise ValueError("centroids must have at least one row; got none")
+
+
+def as_blocks(points: Points | Sequence[Points]) -> list[Floats]:
+    """Blocks of points that have rows, as NumPy arrays that share their memory where that is the CPU's."""
+    many = points if isinstance(points, list | tuple) else [points]
+    blocks = [_as_array(block) for block in many]
+    return [block for block in blocks if block.shape[:1] != (0,)]
+
+
+def _as_array(block: object) -> Floats:
+    if isinstance(block, np.ndarray):
+        return block
+    rows = as_rows(block, "points")
+    if not rows.in_memory:
+        raise TypeError(
+            f"points must be arrays or tensors; got {type(block).__name__}: pass a memmap, or a list of some"
+        )
+    if rows.device != "cpu":
+        tensor = cast("torch.Tensor", rows.source)
+        return cast(Floats, (tensor.float() if rows.kind == "bfloat16" else tensor).cpu().numpy())
+    array = cast("npt.NDArray[np.generic]", rows.source)
+    # bfloat16 is the upper half of a float32
+    return (array.astype(np.uint32) << 16).view(np.float32) if rows.kind == "bfloat16" else cast(Floats, array)
+
+
+def check_lengths(blocks: Sequence[Floats]) -> None:
+    """ValueError for the first row that is no unit vector, but for the rounding of a float16."""
+    before = 0
+    for block in blocks:
+        check_points(block, block)
+        for begin in range(0, len(block), _ROWS_AT_ONCE):
+            tile = np.asarray(block[begin : begin + _ROWS_AT_ONCE], np.float32)
+            lengths = np.sqrt(np.einsum("ij,ij->i", tile, tile))
+            wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_ERROR))
+            if len(wrong):
+                row, length = before + begin + int(wrong[0]), lengths[wrong[0]]
+                raise ValueError(
+                    f"points must be unit vectors; row {row} has length {length:.4g}: "
+                    "leave samples without an embedding out, and scale the rest to unit length"
+                )
+        before += len(block)
 
 
 def tile_of(device: str) -> tuple[int, int]:
@@ -82,14 +128,16 @@ class NearestCentroids:
     Memory: the centroids, and on a GPU a tile of scores, 1 GiB.   Cost: 2 n k d operations.
     """
 
-    def __init__(self, centroids: Floats, *, metric: Metric = "ip", device: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, centroids: Floats, *, metric: Metric = "ip", device: str = "cpu", threads: int | None = None
+    ) -> None:
         """Loads the centroids.
 
         Args:
             centroids: (k, d) finite floats, k >= 1.
             metric: "ip", highest inner product (what image_based uses), or "l2", least distance.
             device: as torch names it; products are float32 there, on the CPU they are exact.
-            threads: of the CPU; 0 means one per core.
+            threads: of the CPU; None means one per core.
         Raises:
             ValueError: another metric.
         """

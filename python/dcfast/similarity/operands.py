@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, TypedDict, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ Invalid = Literal["raise", "skip"]
 Kind = Literal["float32", "float16", "bfloat16", "int8"]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (scores done, scores in all) after each pair of blocks, on the calling thread."""
+
+Devices: TypeAlias = "str | torch.device | Sequence[str | torch.device] | None"
+"""None: where the tensors are. "cpu"; "cuda", all visible GPUs; "cuda:1"; or a list, which share the queries."""
 
 KINDS: tuple[Kind, ...] = ("float32", "float16", "bfloat16", "int8")
 ITEM_SIZE: dict[Kind, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -43,13 +46,33 @@ class Blocks(Protocol):
 
 
 @runtime_checkable
-class _DLPack(Protocol):
+class SupportsDLPack(Protocol):
+    """An array of another library."""
+
     def __dlpack__(self) -> object: ...
 
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
-RowsLike: TypeAlias = "npt.NDArray[np.generic] | torch.Tensor | Blocks"
+ArrayLike: TypeAlias = npt.NDArray[np.generic] | Blocks
+"""Rows whose results are NumPy arrays; those of tensors are tensors."""
+RowsLike: TypeAlias = "ArrayLike | torch.Tensor"
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Integers: TypeAlias = npt.NDArray[np.int64]
+F = TypeVar("F")
+I = TypeVar("I")  # noqa: E741  (integers, as F are floats)
+
+
+class SearchOptions(TypedDict, total=False):
+    """Keywords that all searches take, for the overloads that tell their results; see ``dcfast.topk``."""
+
+    metric: Metric | None
+    invalid: Invalid
+    device: Devices
+    threads: int | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ def as_rows(values: object, name: str) -> Rows:
         kind, source = _from_torch(tensor, name)
     elif isinstance(values, np.ndarray):
         kind, source = _kind(values.dtype.name, name), values
-    elif isinstance(values, _DLPack):
+    elif isinstance(values, SupportsDLPack):
         if values.__dlpack_device__()[0] == _DLPACK_CUDA:
             import torch
 
@@ -161,7 +184,7 @@ def _from_torch(tensor: torch.Tensor, name: str) -> tuple[Kind, npt.NDArray[np.g
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()
 
 
-def _from_dlpack(values: _DLPack, name: str) -> tuple[Kind, npt.NDArray[np.generic]]:
+def _from_dlpack(values: SupportsDLPack, name: str) -> tuple[Kind, npt.NDArray[np.generic]]:
     try:
         source = np.from_dlpack(values)  # type: ignore[arg-type]
     except (RuntimeError, BufferError, TypeError) as unknown:  # bfloat16 is none of NumPy's

@@ -44,7 +44,8 @@ class Do:
 
     def __init__(self, run: Run, engine: Engine, progress: type[Progress]) -> None:
         self._run, self._engine, self._progress = run, engine, progress
-        self.done = self.unchanged = 0
+        self.done: int = 0
+        self.unchanged: int = 0
 
     def __call__(self, step: Iterable[Piece[S]]) -> list[S]:
         """The statistics of all pieces, in order."""

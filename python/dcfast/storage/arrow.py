@@ -34,7 +34,7 @@ class ArrowStream:
         """Opens a file and reads its schema. OSError; CorruptDataError: it is no Arrow stream."""
         import pyarrow as pa
 
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         size = check_input(self.path).st_size
         self._bytes = map_array(self.path, np.uint8, (size,))
         self._begin = self._bytes.ctypes.data if size else 0

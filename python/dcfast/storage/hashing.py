@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dcfast._core import hashing as core_hashing
+from dcfast.process.compute import thread_count
 from dcfast.storage.inputs import StrPath, open_input
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def hash_members(
-    source: StrPath | Buffer, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1
+    source: StrPath | Buffer, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int | None = None
 ) -> npt.NDArray[np.void]:
     """XXH3-128 of ranges of one file or of bytes in memory, such as the members of a shard.
 
@@ -25,7 +26,7 @@ def hash_members(
             process, with SIGBUS, if it is cut meanwhile: pass its path where others may write.)
         offsets, sizes: (n,) bytes, unsigned 64-bit or other integers that are not negative. Ranges may come
             in any order, overlap and repeat.
-        threads: 0 means one per core.
+        threads: None means one per core. The result is the same for any number.
 
     Returns:
         (n,) ``"u8,u8"``: high and low half, as ``xxhash.xxh3_128_hexdigest`` writes them; sorts and looks up
@@ -41,10 +42,11 @@ def hash_members(
     """
     from dcfast.process.arguments import unsigned_array
 
+    count = thread_count(threads)
     ranges = unsigned_array(offsets, "offsets"), unsigned_array(sizes, "sizes")
     if isinstance(source, (str, os.PathLike)):
-        return core_hashing.hash_ranges(os.fsencode(source), *ranges, threads)
-    return core_hashing.hash_buffer_ranges(source, *ranges, threads)
+        return core_hashing.hash_ranges(os.fsencode(source), *ranges, count)
+    return core_hashing.hash_buffer_ranges(source, *ranges, count)
 
 
 def hash_file(path: StrPath) -> str:

@@ -13,6 +13,7 @@ from collections import namedtuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import NamedTuple
 
 TEMPORARY_PREFIX = ".tmp-"
 """Of files that are not whole yet."""
@@ -24,10 +25,16 @@ _PARTIAL = tuple(f".tar.{kind}" for kind in ("part", "partial", "tmp", "download
 _NAMED = 10
 """Entries that a sentence names."""
 
-PassedOver = namedtuple("PassedOver", ["name", "reason"])
-PassedOver.__doc__ = (
-    "An entry of a directory of shards that looks like one and is not taken: its name, and why, in words."
-)
+if TYPE_CHECKING:
+
+    class PassedOver(NamedTuple):
+        """An entry of a directory of shards that looks like one and is not taken: its name, and why, in words."""
+
+        name: str
+        reason: str
+
+else:  # without an import of typing
+    PassedOver = namedtuple("PassedOver", ["name", "reason"])
 
 
 def temporary_name(name: str) -> str:
@@ -111,8 +118,10 @@ class TarListing:
         passed_over: list[PassedOver] | None = None,
         unreadable: list[str] | None = None,
     ) -> None:
-        self.directory, self.names, self.passed_over = directory, names or [], passed_over or []
-        self.unreadable = unreadable or []
+        self.directory: str = directory
+        self.names: list[str] = names or []
+        self.passed_over: list[PassedOver] = passed_over or []
+        self.unreadable: list[str] = unreadable or []
 
     def check(self) -> None:
         """IsADirectoryError or FileNotFoundError for a shard that is a directory or a link to nothing: what to do."""

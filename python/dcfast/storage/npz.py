@@ -147,8 +147,8 @@ class NpyWriter:
 
     def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._file = file
-        self.array = Array(tuple(int(n) for n in shape), np.dtype(dtype))
-        self.written = 0
+        self.array: Array = Array(tuple(int(n) for n in shape), np.dtype(dtype))
+        self.written: int = 0
         descr = np.lib.format.dtype_to_descr(self.array.dtype)
         header = {"descr": descr, "fortran_order": False, "shape": self.array.shape}
         np.lib.format.write_array_header_1_0(file, header)

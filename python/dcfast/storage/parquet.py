@@ -64,7 +64,7 @@ class ParquetFile:
         """Opens a file and reads its footer. OSError; CorruptDataError, or what ``kind`` says: no parquet."""
         import pyarrow.parquet as pq
 
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self.kind = kind
         with open_input(self.path) as file:  # Arrow would wait for whoever writes to a named pipe
             self._size = os.fstat(file.fileno()).st_size
@@ -73,12 +73,12 @@ class ParquetFile:
                 self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
                 self.schema: pa.Schema = self._file.schema_arrow
                 self._groups = read_groups(file.fileno(), self._size, len(self._file.schema))
-        self.num_rows = int(self._file.metadata.num_rows)
+        self.num_rows: int = int(self._file.metadata.num_rows)
         self.metadata: dict[bytes, bytes] = dict(self._file.metadata.metadata or {})
         if self.num_rows > max(MAX_ROWS_UNASKED, self._size):
             self._file.close()
             raise self._too_large(f"{self.num_rows:,} rows")
-        self.group_rows = [group.rows for group in self._groups]
+        self.group_rows: list[int] = [group.rows for group in self._groups]
 
     def __enter__(self) -> ParquetFile:
         return self

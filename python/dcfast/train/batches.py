@@ -66,7 +66,8 @@ class BatchMaker:
     """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
 
     def __init__(self, spec: BatchSpec) -> None:
-        self.spec, settings = spec, spec.settings
+        self.spec: BatchSpec = spec
+        settings = spec.settings
         self._order = Order(
             [s.count for s in spec.sources],
             seed=settings.seed,

@@ -18,6 +18,7 @@ from dcfast.process.signals import POSTPONED, Stopped
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
 from dcfast.train.replaced import allowed, replacement_reasons
+from dcfast.train.settings import TrainSettings
 
 POLL_SECONDS = 0.5
 """How long a rank waits for its batch until it speaks to the others, and they to it."""
@@ -39,10 +40,13 @@ class Control:
     """
 
     def __init__(self, spec: BatchSpec, ranks: Ranks, folder: Path) -> None:
-        self.settings, self.ranks, self.folder = spec.settings, ranks, folder
+        self.settings: TrainSettings = spec.settings
+        self.ranks: Ranks = ranks
+        self.folder: Path = folder
         self.asked: Callable[[], int | None] = lambda: None
-        self.samples_seen = self.replaced = 0
-        self.due = False
+        self.samples_seen: int = 0
+        self.replaced: int = 0
+        self.due: bool = False
         self.stop: int | None = None
         self._batch = spec.recipe.global_batch
         # of a window of the order, which begins at the same steps however often the training was stopped

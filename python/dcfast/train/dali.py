@@ -105,7 +105,7 @@ class DaliDecoder:
     def __init__(self, size: int, *, device: str = "cpu", threads: int = 1) -> None:
         require_dali()
         self.device = device
-        self.redone = 0
+        self.redone: int = 0
         self._size, self._threads = size, max(1, threads)
         self._pipeline: Any = None  # of DALI, see ``_dali``
         self._room = 0

@@ -33,7 +33,7 @@ class Feed(Iterator[Batch]):
     """
 
     def __init__(self, chunks: Iterator[Batch | Failure], per_batch: int, end: Callable[[], None]) -> None:
-        self.waited = 0.0
+        self.waited: float = 0.0
         self._end = end
         self._closed = False
         self._next: Future[Batch] | None = None

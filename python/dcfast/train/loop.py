@@ -33,6 +33,9 @@ from dcfast.uids.sets import uid_format
 if TYPE_CHECKING:
     import torch
 
+    from dcfast.scales import Scale
+    from dcfast.train.settings import Identity, TrainSettings
+
 _LOG = logging.getLogger("dcfast.train")
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -95,14 +98,20 @@ class Trainer:
         self, spec: BatchSpec, ranks: Ranks, folder: Path, learner: Learner, workers: int,
         on_step: Callable[[int], None], begun: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.spec, self.settings, self.recipe = spec, spec.settings, spec.recipe
-        self.ranks, self.folder, self.learner, self.workers = ranks, folder, learner, workers
-        self.on_step, self.begun = on_step, begun
-        self.identity = self.settings.identity([source.fingerprint for source in spec.sources])
-        self.control = Control(spec, ranks, folder)
-        self.steps = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
-        self.epochs = boundaries(self.steps, self.recipe.checkpoints)
-        self.step = 0
+        self.spec: BatchSpec = spec
+        self.settings: TrainSettings = spec.settings
+        self.recipe: Scale = spec.recipe
+        self.ranks: Ranks = ranks
+        self.folder: Path = folder
+        self.learner: Learner = learner
+        self.workers: int = workers
+        self.on_step: Callable[[int], None] = on_step
+        self.begun: Callable[[], None] = begun
+        self.identity: Identity = self.settings.identity([source.fingerprint for source in spec.sources])
+        self.control: Control = Control(spec, ranks, folder)
+        self.steps: int = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
+        self.epochs: dict[int, int] = boundaries(self.steps, self.recipe.checkpoints)
+        self.step: int = 0
         self.notes: list[str] = []
         self.batches: Feed | None = None
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)

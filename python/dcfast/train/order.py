@@ -82,7 +82,7 @@ class Order:
                 raise ValueError("weights need resample=True: without replacement each sample comes as often as others")
         self._begin = np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))])
         self._count = np.asarray(counts, np.int64)
-        self.num_positions = int(self._begin[-1])
+        self.num_positions: int = int(self._begin[-1])
         self._block, self._window = block, window
         self._resample = resample
         self._seed = seed

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from dcfast.process.options import check_options, option
 from dcfast.process.shared_options import DECODER, DEVICE, LOSS, SEED
@@ -15,7 +16,7 @@ from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_d
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Record
 
-PATH = {"metavar": "DIR", "parse": path_argument}
+PATH: dict[str, Any] = {"metavar": "DIR", "parse": path_argument}  # Any: words of an ``Option``
 _DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
 
 

@@ -208,7 +208,7 @@ class OpenSource:
 
     def __init__(self, files: SourceFiles) -> None:
         self.files = files
-        self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
+        self.reader: PoolReader = PoolReader(files.shards_dir, list(files.segments), verify=False)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
         self._kinds = np.array([_kind(ext) for ext in self.reader.exts], np.uint8)
 

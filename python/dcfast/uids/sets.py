@@ -2,19 +2,20 @@
 
 A uid is 128 bits, two unsigned 64-bit halves, high half first (dtype ``"u8,u8"``, DataComp's). All operations
 run in the compiled core with the GIL released and give the same result for any number of threads;
-``threads=0`` means one per core.
+``threads=None`` means one per core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import uids as core_uids
+from dcfast.process.compute import thread_count
 from dcfast.storage.arrow import text_buffers
 from dcfast.uids.files import (
     RECORD_DTYPE,
@@ -66,13 +67,14 @@ def uid_parse(
     texts: Iterable[str | bytes | None] | pa.Array | pa.ChunkedArray | npt.NDArray[np.generic],
     *,
     errors: Literal["raise", "mask"] = "raise",
-    threads: int = 0,
+    threads: int | None = None,
 ) -> tuple[UidArray, BoolArray]:
     """Uids from their text form: 32 hexadecimal digits, lower or upper case; zeros may be missing on the left.
 
     Args:
         texts: a sequence of str, bytes or None; a pyarrow array or chunked array of strings or binaries
-            (nulls allowed); a NumPy array of dtype ``S``, ``U`` or object; a polars series.
+            (nulls allowed); a NumPy array of dtype ``S``, ``U`` or object; a polars or pandas series. What stands
+            for no value (None, NaN, pandas' NA and NaT) is not a uid.
         errors: ``"raise"``, or ``"mask"`` to mark what is not a uid as invalid and go on.
         threads: for Arrow and ``S`` arrays; strings of a list are read by one.
 
@@ -86,12 +88,13 @@ def uid_parse(
     Memory: 17 bytes a text for the result; nothing is copied of Arrow and ``S`` input.
     Cost: O(n), near memory speed for Arrow and ``S``. Source: docs/formats.md, DataComp's README "uid".
     """
+    count = thread_count(threads)
     if errors not in ("raise", "mask"):
         raise ValueError(f'errors must be "raise" or "mask"; got {errors!r}')
     if not isinstance(texts, np.ndarray) and hasattr(texts, "to_arrow"):
         texts = texts.to_arrow()
     if type(texts).__module__.split(".")[0] == "pyarrow":
-        uids, valid, num_valid = _parse_arrow(texts, threads)
+        uids, valid, num_valid = _parse_arrow(texts, count)
     elif isinstance(texts, np.ndarray):
         if texts.ndim != 1:
             raise ValueError(f"texts must be one-dimensional; got shape {texts.shape}")
@@ -100,16 +103,16 @@ def uid_parse(
             width = flat.dtype.itemsize
             # "S0" cannot be viewed as bytes; it holds empty texts alone
             raw = flat.view(np.uint8) if width and len(flat) else np.empty(0, np.uint8)
-            uids, valid, num_valid = core_uids.uid_parse_fixed(raw, width, len(flat), threads)
+            uids, valid, num_valid = core_uids.uid_parse_fixed(raw, width, len(flat), count)
         elif texts.dtype.kind in "UOT":
-            uids, valid, num_valid = core_uids.uid_parse_list(texts.tolist())
+            uids, valid, num_valid = _parse_list(texts.tolist())
         else:
             raise TypeError(f"texts must hold text; got dtype {texts.dtype}")
     elif isinstance(texts, (str, bytes)):
         raise TypeError(f"texts must be a sequence of texts; got one {type(texts).__name__}: pass [text]")
     else:
         texts = texts if type(texts) is list else list(texts)
-        uids, valid, num_valid = core_uids.uid_parse_list(texts)
+        uids, valid, num_valid = _parse_list(texts)
     if errors == "raise" and num_valid != len(valid):
         first = int(np.argmin(valid))
         value = next(islice(texts, first, None))
@@ -123,6 +126,21 @@ def uid_parse(
             f'({len(valid) - num_valid} of {len(valid)} are not; pass errors="mask" to go on without them)'
         )
     return uids, valid
+
+
+def _parse_list(texts: list[str | bytes | None]) -> tuple[UidArray, BoolArray, int]:
+    try:
+        return core_uids.uid_parse_list(texts)
+    except TypeError:  # looked at only then: a list of texts is read as fast as without missing values
+        return core_uids.uid_parse_list([None if _is_missing(text) else text for text in texts])
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it stands for no value: a NaN, or pandas' NA and NaT. (None the core knows.)"""
+    if isinstance(value, float | np.floating):
+        return bool(value != value)
+    kind = type(value)
+    return kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("NAType", "NaTType")
 
 
 def _shortened(value: object) -> str:
@@ -174,7 +192,13 @@ def _parse_chunk(chunk: pa.Array, threads: int) -> tuple[UidArray, BoolArray, in
     return uids, valid, num_valid
 
 
-def uid_format(uids: UidArray, *, as_list: bool = False, threads: int = 0) -> pa.Array | list[str]:
+@overload
+def uid_format(uids: UidArray, *, as_list: Literal[False] = False, threads: int | None = None) -> pa.Array: ...
+@overload
+def uid_format(uids: UidArray, *, as_list: Literal[True], threads: int | None = None) -> list[str]: ...
+@overload
+def uid_format(uids: UidArray, *, as_list: bool, threads: int | None = None) -> pa.Array | list[str]: ...
+def uid_format(uids: UidArray, *, as_list: bool = False, threads: int | None = None) -> pa.Array | list[str]:
     """The text form of uids: 32 lower-case hexadecimal digits each.
 
     Args:
@@ -190,7 +214,7 @@ def uid_format(uids: UidArray, *, as_list: bool = False, threads: int = 0) -> pa
     Memory: 36 bytes a uid (40 for large_string); a list takes 81 bytes a uid beside.
     """
     view = _uids(uids, "uids")
-    text = core_uids.uid_format(view, threads)
+    text = core_uids.uid_format(view, thread_count(threads))
     if as_list:
         whole = text.tobytes().decode("ascii")
         return [whole[i : i + 32] for i in range(0, len(whole), 32)]
@@ -202,7 +226,7 @@ def uid_format(uids: UidArray, *, as_list: bool = False, threads: int = 0) -> pa
     return kind.from_buffers(len(view), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def uid_sort(uids: UidArray, *, threads: int = 0) -> UidArray:
+def uid_sort(uids: UidArray, *, threads: int | None = None) -> UidArray:
     """A sorted copy, by high then low half; repeats are kept.
 
     Args:
@@ -213,23 +237,23 @@ def uid_sort(uids: UidArray, *, threads: int = 0) -> UidArray:
 
     Memory: the copy, and one bucket a thread (n / 4096 for uids that are hashes). Cost: O(n) for hashes.
     """
-    return core_uids.uid_sort(_uids(uids, "uids"), False, threads)
+    return core_uids.uid_sort(_uids(uids, "uids"), False, thread_count(threads))
 
 
-def uid_unique(uids: UidArray, *, threads: int = 0) -> UidArray:
+def uid_unique(uids: UidArray, *, threads: int | None = None) -> UidArray:
     """The distinct uids, sorted. Input in any order; otherwise as :func:`uid_sort`."""
-    return core_uids.uid_sort(_uids(uids, "uids"), True, threads)
+    return core_uids.uid_sort(_uids(uids, "uids"), True, thread_count(threads))
 
 
-def record_sort(records: UidArray, *, threads: int = 0) -> UidArray:
+def record_sort(records: UidArray, *, threads: int | None = None) -> UidArray:
     """A copy of uid records (``RECORD_DTYPE``) sorted by uid, then payload; otherwise as :func:`uid_sort`."""
     view = _aligned(records, "records")
     if view.dtype != RECORD_DTYPE:
         raise TypeError(f'records must have dtype "u8,u8,u8" (high half, low half, payload); got {view.dtype}')
-    return core_uids.record_sort(view, threads)
+    return core_uids.record_sort(view, thread_count(threads))
 
 
-def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int = 0) -> BoolArray:
+def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int | None = None) -> BoolArray:
     """Which uids stand in a sorted array.
 
     Args:
@@ -246,12 +270,12 @@ def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threa
 
     Memory: m bytes and at most 72 MiB. Cost: O(m) for hashes beside the check, O(m log n) at worst.
     """
-    hay = _sorted(sorted_uids, "sorted_uids", check, threads)
-    return core_uids.uid_isin(hay, _uids(uids, "uids"), threads)
+    count = thread_count(threads)
+    return core_uids.uid_isin(_sorted(sorted_uids, "sorted_uids", check, count), _uids(uids, "uids"), count)
 
 
 def uid_lookup(
-    sorted_uids_or_records: UidArray, uids: UidArray, *, check: bool = False, threads: int = 0
+    sorted_uids_or_records: UidArray, uids: UidArray, *, check: bool = False, threads: int | None = None
 ) -> tuple[Int64Array, Int64Array]:
     """Where uids stand in a sorted array of uids or of uid records.
 
@@ -270,20 +294,22 @@ def uid_lookup(
 
     Memory: 16 bytes a query and at most 72 MiB. Cost: as :func:`uid_isin`.
     """
-    hay = _aligned(sorted_uids_or_records, "sorted_uids_or_records")
+    hay, count = _aligned(sorted_uids_or_records, "sorted_uids_or_records"), thread_count(threads)
     if hay.dtype == RECORD_DTYPE:
         if check:
-            RECORDS.check_sorted(hay, "sorted_uids_or_records", threads)
-        return core_uids.record_lookup(hay, _uids(uids, "uids"), threads)
-    return core_uids.uid_lookup(_sorted(hay, "sorted_uids_or_records", check, threads), _uids(uids, "uids"), threads)
+            RECORDS.check_sorted(hay, "sorted_uids_or_records", count)
+        return core_uids.record_lookup(hay, _uids(uids, "uids"), count)
+    return core_uids.uid_lookup(_sorted(hay, "sorted_uids_or_records", check, count), _uids(uids, "uids"), count)
 
 
-def uid_multiplicity(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int = 0) -> Int64Array:
+def uid_multiplicity(
+    uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int | None = None
+) -> Int64Array:
     """How often each uid stands in a sorted array: (m,) int64, 0 where absent. Otherwise as :func:`uid_isin`."""
-    return uid_lookup(_sorted(sorted_uids, "sorted_uids", check, threads), uids, threads=threads)[1]
+    return uid_lookup(_sorted(sorted_uids, "sorted_uids", check, thread_count(threads)), uids, threads=threads)[1]
 
 
-def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0) -> UidArray:
+def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int | None = None) -> UidArray:
     """Uids in ``a`` or in ``b``.
 
     Args:
@@ -298,23 +324,26 @@ def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0)
 
     Memory: n + m uids, given back to the size of the result. Cost: O(n + m).
     """
-    return core_uids.uid_union(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    count = thread_count(threads)
+    return core_uids.uid_union(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)
 
 
-def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0) -> UidArray:
+def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int | None = None) -> UidArray:
     """Uids in both ``a`` and ``b``; otherwise as :func:`uid_union`.
 
     Memory: min(n, m) uids. Cost: O(n + m), or O(min(n, m)) beside the check where one is 32 times longer.
     """
-    return core_uids.uid_intersect(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    count = thread_count(threads)
+    return core_uids.uid_intersect(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)
 
 
-def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0) -> UidArray:
+def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int | None = None) -> UidArray:
     """Uids in ``a`` and not in ``b``; otherwise as :func:`uid_union`.
 
     Memory: n uids. Cost: O(n + m), or O(n) beside the check where ``b`` is 32 times longer.
     """
-    return core_uids.uid_difference(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    count = thread_count(threads)
+    return core_uids.uid_difference(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)
 
 
 def _aligned(array: UidArray, name: str) -> UidArray:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from dcfast.world.render import render_teacher, render_world
 
 
-def __getattr__(name: str) -> object:
-    # painting needs Pillow; a plan does not
-    if name in ("render_teacher", "render_world"):
-        return getattr(importlib.import_module("dcfast.world.render"), name)
-    raise AttributeError(f"module 'dcfast.world' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would take every name for one of these
+
+    def __getattr__(name: str) -> object:
+        # painting needs Pillow; a plan does not
+        if name in ("render_teacher", "render_world"):
+            return getattr(importlib.import_module("dcfast.world.render"), name)
+        raise AttributeError(f"module 'dcfast.world' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Stream:
     __slots__ = ("random",)
 
     def __init__(self, *key: object) -> None:
-        self.random = random.Random(int.from_bytes(_digest(key), "big")).random  # noqa: S311
+        self.random: Callable[[], float] = random.Random(int.from_bytes(_digest(key), "big")).random  # noqa: S311
 
     def chance(self, probability: float) -> bool:
         """True with the given probability; always uses one number."""

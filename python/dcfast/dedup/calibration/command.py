@@ -70,7 +70,7 @@ def _main(arguments: argparse.Namespace) -> int:
     make_directory(options.out, "--out")
     check_writable(options.out, "--out")
     describe, name = (None, None) if options.model is None else describer(options.model, options.device)
-    chosen = choose(list_pictures(options.folders), options.pictures, options.seed, options.threads)
+    chosen = choose(list_pictures(options.folders), options.pictures, options.seed, options.threads or None)
     asked = Asked(options.edited, options.seed, (options.pool, options.evaluation), options.threads)
     result = calibrate(chosen, asked, version=_version(), describe=describe, descriptor=name, progress=say)
     write(result, Path(options.out))

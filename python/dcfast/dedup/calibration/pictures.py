@@ -96,7 +96,7 @@ class Chosen(NamedTuple):
     identical: int
 
 
-def choose(places: list[Place], most: int, seed: int, threads: int) -> Chosen:
+def choose(places: list[Place], most: int, seed: int, threads: int | None) -> Chosen:
     """Draws pictures and signs them.
 
     Memory: 64 encoded pictures and their decoding, a thread each; 76 bytes a picture for the result.
@@ -117,7 +117,7 @@ def choose(places: list[Place], most: int, seed: int, threads: int) -> Chosen:
     )
 
 
-def _sign(places: Iterable[Place], threads: int) -> Signatures:
+def _sign(places: Iterable[Place], threads: int | None) -> Signatures:
     parts, held = [signatures_of([], wide=True)], list[bytes]()
     for place in places:
         held.append(place.read())

@@ -35,7 +35,8 @@ class Workspace:
 
     def __init__(self, like: Tensor, num_rows: int, num_cols: int, count: int, kept: Tensor | None = None) -> None:
         most = math.isqrt(2 * _TILE_BYTES // like.element_size())
-        self.rows, self.cols = pieces(num_rows, max(1, most)), pieces(num_cols, max(1, most // 2))
+        self.rows: list[slice] = pieces(num_rows, max(1, most))
+        self.cols: list[slice] = pieces(num_cols, max(1, most // 2))
         self._space = like.new_empty(count, self.rows[0].stop * self.cols[0].stop)
         self._kept = like.new_empty(0) if kept is None or kept.dtype != like.dtype else kept
 

@@ -39,9 +39,10 @@ class MetadataLookup:
     """
 
     def __init__(self, run: Run, samples: SampleLookup) -> None:
-        self.run, self.samples = run, samples
-        self.files = metadata_files(run)
-        self.groups = [files for _, files in group_files([str(path) for path in self.files])]
+        self.run: Run = run
+        self.samples: SampleLookup = samples
+        self.files: list[Path] = metadata_files(run)
+        self.groups: list[list[str]] = [files for _, files in group_files([str(path) for path in self.files])]
 
     def find(
         self, uids: npt.NDArray[np.void], columns: Sequence[str], near: Sequence[float] = ()

@@ -141,7 +141,8 @@ class SeparateRules:
         root = parse(expression, build_term if run_code else build_without_code)
         self.whole: Filter = compile_filter(expression, run_code=run_code)
         self.whole.check_needs()
-        self.out, self.thresholds = run.out, thresholds
+        self.out: Path = run.out
+        self.thresholds: Mapping[str, float] = thresholds
         self.rules: list[Rule | Filter] = []
         self.texts: list[str] = []
         self.columns: list[list[str]] = []
@@ -153,9 +154,11 @@ class SeparateRules:
             else:
                 whole = compile_filter(str(clause), run_code=run_code)
                 self._add((whole,), tuple(whole.column_names), None, is_asked=not whole.unasked)
-        self.names = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
+        self.names: list[str] = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
         paths = run.uid_set_paths(self.whole.uid_sets)
-        self.uid_sets = {name: load_subset(run.out / path, check=False) for name, path in paths.items()}
+        self.uid_sets: dict[str, npt.NDArray[np.void]] = {
+            name: load_subset(run.out / path, check=False) for name, path in paths.items()
+        }
 
     def _add(
         self, rules: Sequence[Rule | Filter], columns: tuple[str, ...], quantile: Quantile | None, *, is_asked: bool

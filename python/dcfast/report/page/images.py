@@ -144,7 +144,7 @@ class PoolPreviews:
     """
 
     def __init__(self, root: Path, shard_dir: Path) -> None:
-        self.samples = SampleLookup(root)
+        self.samples: SampleLookup = SampleLookup(root)
         self.shard_dir = shard_dir
 
     def sample(self, shard: str, row: int) -> Preview:
@@ -189,8 +189,8 @@ class EvalsetPreviews:
 
     def __init__(self, root: Path, sets: list[tuple[str, list[str]]]) -> None:
         folder = root / "state" / "signatures" / "evalsets"
-        self.numbers = {name: number for number, (name, _) in enumerate(sets)}
-        self.tars = {name: {Path(tar).name: tar for tar in tars} for name, tars in sets}
+        self.numbers: dict[str, int] = {name: number for number, (name, _) in enumerate(sets)}
+        self.tars: dict[str, dict[str, str]] = {name: {Path(tar).name: tar for tar in tars} for name, tars in sets}
         self._segment = cache(lambda name: Segment.open(folder / f"{self.numbers[name]:03d}.dcx", verify=False))
 
     def sample(self, name: str, shard: str, key: str) -> Preview:

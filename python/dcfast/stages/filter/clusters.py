@@ -158,7 +158,9 @@ class ClusterSet:
 
     def __init__(self, root: Path, key: str, given: ClusterFiles, device: str) -> None:
         self.key = key
-        self.centroids = np.asarray(load_embeddings(root / given.centroids, "centroids"), np.float32)
+        self.centroids: npt.NDArray[np.float32] = np.asarray(
+            load_embeddings(root / given.centroids, "centroids"), np.float32
+        )
         self._chosen = load_array(root / given.chosen)
         self._device = device
         self._nearest: dict[str, NearestCentroids] = {}
@@ -187,7 +189,7 @@ class FileClusters:
     def __init__(self, path: str, sets: list[ClusterSet]) -> None:
         """PoolError where the npz beside the file has other rows, or embeddings of another model."""
         rows = count_metadata_rows(path) if sets else 0
-        self.verdicts = np.full((len(sets), rows), UNASKED, np.uint8)
+        self.verdicts: npt.NDArray[np.uint8] = np.full((len(sets), rows), UNASKED, np.uint8)
         self._sets, self._at = sets, 0
         self._npz = Path(sibling_npz(path))
         if sets:
