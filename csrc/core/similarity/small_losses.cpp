@@ -68,19 +68,26 @@ SmallLoss small_siglip(std::span<const double> z, std::size_t n, double bias, bo
   SmallLoss result;
   result.gradient.resize(gradient ? z.size() : 0);
   const double unit = 1 / static_cast<double>(n);
+  double product = 1;  // of 1 + small: one logarithm for many terms
   for (std::size_t k = 0; k < z.size(); ++k) {
     const double sign = k % (n + 1) == 0 ? -1 : 1;  // -y
     const double wrong = sign * (z[k] + bias);
     if (!std::isfinite(wrong)) return {};
     const double small = std::exp(-std::abs(wrong));
-    result.loss += std::max(wrong, 0.0) + std::log1p(small);
+    const bool tiny = small < 1e-5;  // of 1 + small little would be left; the next term of the series is 3e-11 of it
+    result.loss += std::max(wrong, 0.0) + (tiny ? small - small * small / 2 : 0);
+    product *= tiny ? 1 : 1 + small;
+    if (product > 1e300) {
+      result.loss += std::log(product);
+      product = 1;
+    }
     if (!gradient) continue;
     const double slope = sign * unit * (wrong < 0 ? small : 1) / (1 + small);  // of the sigmoid
     result.gradient[k] = slope;
     result.sum += slope;
     result.along += slope * z[k];
   }
-  result.loss *= unit;
+  result.loss = unit * (result.loss + std::log(product));
   result.serves = true;
   return result;
 }
