@@ -111,7 +111,7 @@ class ParquetFile:
                 batch = next(batches, None)
             if batch is None:
                 return
-            decoded += batch.nbytes
+            decoded += sum(map(_byte_count, batch.columns))
             if decoded > max(MAX_DECODED_BYTES, MAX_DECODED_RATIO * self._size):
                 raise self._too_large(f"{decoded:,} bytes and more")
             yield self._renamed(batch)
@@ -152,6 +152,12 @@ class ParquetFile:
             if count > 1:
                 raise PoolError(f"{self.kind.name} {self.path} has {count} columns {name!r}; keep one of them")
         return None if columns is None else list(columns)
+
+
+def _byte_count(column: pa.Array) -> int:
+    if str(column.type) in ("string_view", "binary_view"):  # pyarrow 21 and 22 do not count the bytes of these
+        column = column.cast("large_binary")
+    return int(column.nbytes)
 
 
 @contextmanager
