@@ -51,6 +51,7 @@ LIGHT = frozenset(
         "dcfast.process.command",
         "dcfast.process.starting",
         "dcfast.process.terminal",
+        "dcfast.storage.shards",
         *(
             f"dcfast.resharding.{name}"
             for name in ("files", "inputs", "output", "plan", "resume", "run", "sources", "write")

@@ -134,6 +134,8 @@ def test_old_keywords_go_on(call: Callable[..., object], tmp_path: Path) -> None
         samples = dcfast.iterate_uids(dcfast.open_pool("index", "pool"), UIDS, missing_uids="error")  # type: ignore[call-arg]
     with pytest.raises(dcfast.PoolError, match="is in no whole sample"):
         list(samples)
+    with pytest.warns(DeprecationWarning, match="exts='txt' is ext='txt' now"):
+        dcfast.iterate_uids(dcfast.open_pool("index", "pool"), UIDS, exts="txt")  # type: ignore[call-arg]
     with pytest.warns(DeprecationWarning, match="missing='none' is missing_members='none' now"):
         batch: Any = call("read_members", ext="gif", missing="none")
     assert batch[0] is None

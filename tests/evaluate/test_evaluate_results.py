@@ -140,8 +140,8 @@ def test_where_no_set_can_be_scored_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(EvalsetError, match=r"none of the 2 evaluation sets in .* can be scored: .*wds_b_test"):
         evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "eval_results.jsonl").exists()
-    for name, value in (("batch_size", 0), ("threads", -1)):
-        with pytest.raises(ValueError, match=f"{name} must be at least"):
+    for name, value, least in (("batch_size", 0, "at least 1"), ("threads", -1, "None or a whole number from 1")):
+        with pytest.raises(ValueError, match=f"{name} must be {least}"):
             evaluate_model(colour_clip(), tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
 
 

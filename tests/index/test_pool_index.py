@@ -336,7 +336,7 @@ def test_bad_pools_and_indexes(tmp_path: Path, pool: Path) -> None:
     with pytest.raises(PoolError, match="no such directory"):
         refresh_index(tmp_path / "index", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PoolError, match=r"holds no \.tar file"):
+    with pytest.raises(PoolError, match=r"no \.tar files in directory .*; give the directory"):
         refresh_index(tmp_path / "index", tmp_path / "empty")
     with pytest.raises(PoolError, match="no finished pool index"):
         PoolIndex.open(tmp_path / "empty")

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import dcfast
 import pytest
 from dcfast.acquire import datasets, pictures, tables
 from dcfast.acquire import shards as imported_shards
@@ -95,6 +96,7 @@ def score_file(path: Path) -> Any:
 
 
 INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "picture": ("p.png", dcfast.perceptual_hash),
     "subset": ("s.npy", load_subset),
     "subset, read": ("s.npy", lambda path: load_subset(path, mmap=False)),
     "subset of a reshard": ("s.npy", open_subset),

@@ -26,6 +26,7 @@ ROWS_AT_ONCE = 4096
 # larger batches would not be read faster, and wait longer for their first sample
 MAX_BATCH_BYTES = 8 << 20
 
+OLD_EXT = Renamed("exts", "ext")
 Order = Literal["given", "shuffled"]
 RowIds = npt.NDArray[np.uint64]
 
@@ -38,11 +39,11 @@ class Sample(NamedTuple):
     members: dict[str, memoryview]
 
 
-@takes_old_names(OLD_MISSING, Renamed("missing_uids", "missing", {"error": "raise", "skip": "skip"}))
+@takes_old_names(OLD_MISSING, OLD_EXT, Renamed("missing_uids", "missing", {"error": "raise", "skip": "skip"}))
 def iterate_uids(
     pool: PoolReader,
     uids: npt.NDArray[np.void] | PathLike,
-    exts: Extensions = None,
+    ext: Extensions = None,
     *,
     order: Order = "given",
     seed: int = 0,
@@ -59,7 +60,7 @@ def iterate_uids(
 
     Args:
         uids: (n,) "u8,u8" in any order, or a subset file (mapped, so it may be larger than memory).
-        exts: one extension or several, or None for all members.
+        ext: one extension or several, or None for all members.
         order: 'given', or 'shuffled': a keyed permutation of the n places, computed as it goes, the same for the same
             seed on any machine (``csrc/core/reshard/permutation.hpp``). Give each epoch its own seed.
         part: (i, m): only every m-th place of the order from i on, for worker i of m. Together they are the whole.
@@ -87,29 +88,29 @@ def iterate_uids(
     if uids.dtype != np.dtype("u8,u8") or uids.ndim != 1:
         raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {uids.dtype} of shape {uids.shape}')
     blocks = _uid_blocks(pool, uids, order, seed, part, missing)
-    return _samples(pool, _read_ahead(pool, blocks, exts, missing_members, read_ahead, memory_bytes))
+    return _samples(pool, _read_ahead(pool, blocks, ext, missing_members, read_ahead, memory_bytes))
 
 
 @overload
 def iterate_rows(  # type: ignore[overload-overlap]  # a str is a sequence, too
-    pool: PoolReader, rows: RowIds, exts: str, *, missing_members: Literal["raise"] = "raise",
+    pool: PoolReader, rows: RowIds, ext: str, *, missing_members: Literal["raise"] = "raise",
     read_ahead: int = 4, memory_bytes: int = 256 << 20,
 ) -> Generator[MemberBatch[memoryview], None, None]: ...  # fmt: skip
 @overload
 def iterate_rows(  # type: ignore[overload-overlap]  # a str is a sequence, too
-    pool: PoolReader, rows: RowIds, exts: str, *, missing_members: MissingMembers,
+    pool: PoolReader, rows: RowIds, ext: str, *, missing_members: MissingMembers,
     read_ahead: int = 4, memory_bytes: int = 256 << 20,
 ) -> Generator[MemberBatch[memoryview | None], None, None]: ...  # fmt: skip
 @overload
 def iterate_rows(
-    pool: PoolReader, rows: RowIds, exts: Many = None, *, missing_members: MissingMembers = "raise",
+    pool: PoolReader, rows: RowIds, ext: Many = None, *, missing_members: MissingMembers = "raise",
     read_ahead: int = 4, memory_bytes: int = 256 << 20,
 ) -> Generator[MemberBatch[MemberDict], None, None]: ...  # fmt: skip
-@takes_old_names(OLD_MISSING)
+@takes_old_names(OLD_MISSING, OLD_EXT)
 def iterate_rows(
     pool: PoolReader,
     rows: RowIds,
-    exts: Extensions = None,
+    ext: Extensions = None,
     *,
     missing_members: MissingMembers = "raise",
     read_ahead: int = 4,
@@ -123,7 +124,7 @@ def iterate_rows(
         np.ascontiguousarray(rows[first : first + ROWS_AT_ONCE], np.uint64)
         for first in range(0, len(rows), ROWS_AT_ONCE)
     )
-    return _read_ahead(pool, blocks, exts, missing_members, read_ahead, memory_bytes)
+    return _read_ahead(pool, blocks, ext, missing_members, read_ahead, memory_bytes)
 
 
 def _samples(pool: PoolReader, batches: Generator[MemberBatch[Any], None, None]) -> Generator[Sample, None, None]:

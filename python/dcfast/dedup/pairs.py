@@ -64,13 +64,15 @@ def content_edges(records: npt.NDArray[np.void], first_new: int) -> Iterator[Edg
         last, first = (part["f0"][-1], part["f1"][-1]), int(origin[-1])
 
 
-def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool = False, threads: int = 1) -> Edges:
+def hash_edges(
+    a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool = False, threads: int | None = 1
+) -> Edges:
     """Edges between samples whose hashes differ in at most ``max_distance`` bits, as their lightest forest.
 
     Args:
         a, b: samples of two blocks, none in both; b None: within a.
         variants: compare the turned and mirrored forms of the pictures as well; of 256-bit hashes alone.
-        threads: of the join; 0 means one per core.
+        threads: of the join; None means one per core.
     Memory: what the join takes for both blocks, 100 bytes a sample (600 with ``variants``), and 300 MB.
     """
     method = NARROW if a.hashes.ndim == 1 else WIDE
@@ -90,12 +92,12 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
     return gather(found())
 
 
-def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads: int = 1) -> Edges:
+def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads: int | None = 1) -> Edges:
     """Edges between samples whose embeddings have a cosine of at least ``threshold``, as their lightest forest.
 
     Args:
         a, b: samples of two blocks, no row of them zero, infinite or NaN; b None: within a.
-        threads: of the join; 0 means one per core.
+        threads: of the join; None means one per core.
     Memory: what the join takes, 65,536 rows, and 300 MB.
     """
     other = a if b is None else b
@@ -106,7 +108,7 @@ def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads
 
 
 def _semantic_pairs(
-    a: Embedded, b: Embedded, threshold: float, threads: int
+    a: Embedded, b: Embedded, threshold: float, threads: int | None
 ) -> Iterator[Pairs[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """All pairs, some rows of ``a`` at a time: fewer where a crowd of alike ones makes too many. Within one set each
     pair comes once."""

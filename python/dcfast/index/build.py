@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast._core import index as core_index
-from dcfast.errors import PoolError
 from dcfast.index.segments import Segment, ShardReport
 from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.listing import TarListing, list_tars
 from dcfast.storage.remote import RemoteShard, is_url
+from dcfast.storage.shards import find_shards
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from dcfast.storage.shards import Shards
 
 
 StrPath = str | os.PathLike[str]
@@ -127,7 +128,7 @@ class TarIndex:
 
 
 def index_tars(
-    paths: StrPath | Sequence[StrPath],
+    paths: Shards,
     *,
     threads: int | None = None,
     remote: RemoteOptions | None = None,
@@ -136,9 +137,9 @@ def index_tars(
     """Indexes tars: members by name, offset and size, samples by webdataset's rule with uid and picture size.
 
     Args:
-        paths: a tar, a directory (its ``*.tar`` files by name, see ``list_tars``), or a sequence of tars.
-            Tables name each shard by the path given here, or directory/name. A tar may be an fsspec URL
-            (``https://...``, ``s3://...``): it is read by ranges.
+        paths: a tar, a folder of tars, a pool, a pattern with braces or stars, or a sequence of these
+            (``dcfast.storage.shards.find_shards``). Tables name each shard by the path given here, or folder/name. A
+            tar may be an fsspec URL (``https://...``, ``s3://...``): it is read by ranges.
         threads: shards indexed at a time; None = one per core.
         remote: how URLs are read: credentials, window, retries.
         uid_from: see ``write_segment``.
@@ -150,28 +151,11 @@ def index_tars(
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     """
-    shards, listing = _list_tars(paths)
+    shards, passed_over = find_shards(paths)
     thread_count(threads)  # before a folder is made
     with temporary_folder("dcfast-segment-") as directory:
         # nobody needs these bytes after a crash, so they are not fsynced
         out, pairs = directory / "segment", [(path, path) for path in shards]
         write_segment(pairs, out, threads, sync=False, remote=remote, uid_from=uid_from)
         # the map outlives the name
-        return TarIndex(Segment.open(out, verify=False), listing.passed_over)
-
-
-def _list_tars(paths: StrPath | Sequence[StrPath]) -> tuple[list[str], TarListing]:
-    if isinstance(paths, bytes):
-        raise TypeError("paths must be a path or a sequence of paths; got bytes")
-    if not isinstance(paths, (str, os.PathLike)):
-        return [os.fspath(path) for path in paths], TarListing("")
-    path = os.fspath(paths)
-    if is_url(path) or not os.path.isdir(path):
-        return [path], TarListing(path)
-    listing = list_tars(path)
-    if not listing.names:
-        raise PoolError(
-            f"index_tars: no .tar files in directory {path!r}{listing.hint}; give the directory that holds shards"
-        )
-    listing.check()
-    return [os.path.join(path, name) for name in listing.names], listing
+        return TarIndex(Segment.open(out, verify=False), passed_over)

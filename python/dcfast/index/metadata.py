@@ -133,7 +133,7 @@ class _HashedFile(_MetadataFile):
             return pa.nulls(len(column), pa.string())
         text, begin = text_buffers(values)
         size = np.where(given, np.diff(begin), 0)
-        uids = hash_members(text.data, np.where(given, begin[:-1], 0), size)
+        uids = hash_members(text.data, np.where(given, begin[:-1], 0), size, threads=1)
         texts = pa.array(uid_format(uids, threads=1), pa.string())
         return pc.if_else(pa.array(given), texts, pa.scalar(None, pa.string()))
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
-from dcfast.index.pool import MAX_SEGMENTS, group_files, pool_uid_rule, shard_folder
+from dcfast.index.pool import MAX_SEGMENTS, group_files, pool_uid_rule
 from dcfast.index.pool_index import UIDS_NOTE, UidRule, build_pool_records, index_folder, segment_name, uid_rule
 from dcfast.index.reports import RefreshReport, ShardDamage
 from dcfast.index.rows import shard_damage
@@ -32,12 +33,16 @@ from dcfast.process.terminal import say
 from dcfast.storage.atomic import link_or_copy, remove_leftovers, write_json
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.json_files import read_json
-from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
+from dcfast.storage.listing import first_notes, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import as_record
 from dcfast.storage.remote import is_url, list_shards, remote_state
+from dcfast.storage.shards import find_shards, is_pattern, relative_shards
 from dcfast.storage.whole import fsync
+
+if TYPE_CHECKING:
+    from dcfast.storage.shards import Shards
 
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]
@@ -50,7 +55,7 @@ _COARSE_TICK_NS = 2 * _NS
 
 def refresh_index(
     index_dir: PathLike,
-    pool: PathLike,
+    pool: Shards,
     *,
     threads: int | None = None,
     memory_bytes: int = 256 << 20,
@@ -65,7 +70,9 @@ def refresh_index(
 
     Args:
         index_dir: made where missing; or a run's directory, whose ``index`` is meant. Other files in it stay.
-        pool: directory of ``*.tar``, or one with ``shards`` in it. Or the fsspec URL of a directory of tars
+        pool: a folder of tars, a pool, a tar, a pattern with braces or stars, or a sequence of these
+            (``dcfast.storage.shards.find_shards``): names in the index are those from the folder that holds all of
+            them, which ``open_pool`` takes as ``shards_dir``. Or the fsspec URL of a directory of tars
             (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one; where
             it gives neither ETag nor time, they are read every time.
         threads: shards indexed at a time; None = one per core.
@@ -88,7 +95,11 @@ def refresh_index(
     if uid_from not in UID_SOURCES:
         raise ValueError(f"refresh_index: uid_from must be one of {', '.join(UID_SOURCES)}; got {uid_from!r}")
     folder = index_folder(index_dir)
-    shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
+    shards = (
+        _RemoteShards(os.fspath(pool), remote or RemoteOptions())
+        if isinstance(pool, (str, os.PathLike)) and is_url(pool)
+        else _LocalShards(pool)
+    )
     names = shards.names
     busy = f"{folder}: another process refreshes this index; wait for it"
     with (
@@ -131,23 +142,18 @@ def refresh_index(
 
 
 class _LocalShards:
-    """The shards of a directory, or of ``shards`` in it."""
+    """Shards of this machine, by the folder that holds them all."""
 
     remote: RemoteOptions | None = None
 
-    def __init__(self, pool: PathLike) -> None:
-        root = Path(pool)
-        self._folder = shard_folder(root)
-        if not self._folder.is_dir():
-            raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
-        listing = list_pool_tars(root)
-        listing.check()
-        self.names, self.passed_over = listing.names, listing.passed_over
-        if not self.names:
-            raise PoolError(
-                f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}; "
-                "give the directory that holds shards/*.tar"
-            )
+    def __init__(self, pool: Shards) -> None:
+        if isinstance(pool, (str, os.PathLike)) and not is_pattern(pool) and not os.path.exists(pool):
+            raise PoolError(f"pool {os.fspath(pool)}: no such directory; expected one with *.tar or shards/*.tar")
+        paths, self.passed_over = find_shards(pool)
+        if not paths:
+            raise PoolError("pool: an empty list of shards; give a folder, a pattern or some tars")
+        base, self.names = relative_shards(paths)
+        self._folder = Path(base)
 
     def source(self, name: str) -> PathLike:
         return self._folder / name

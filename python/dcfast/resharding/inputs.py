@@ -11,7 +11,8 @@ from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.resharding.files import plain_path, unnamed_file
 from dcfast.resharding.sources import open_segment
-from dcfast.storage.listing import TarListing, list_pool_tars, shards_below
+from dcfast.storage.listing import TarListing, is_shard_name, list_pool_tars, shards_below
+from dcfast.storage.shards import find_shards, is_pattern, relative_shards
 from dcfast.storage.whole import raise_full_disk
 
 TYPE_CHECKING = False
@@ -100,13 +101,15 @@ def _index(base: str, names: list[str], threads: int, uid_from: str) -> core_ind
 
 
 def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
-    """What ``reshard`` was given: a directory, several, or index segments with ``shards_dir``.
+    """What ``reshard`` was given: a directory, tars, patterns, several of these, or segments with ``shards_dir``.
 
     Raises:
         PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
     """
     if isinstance(pool, (bytes, str, os.PathLike)):
         given = plain_path(pool)  # refuses bytes
+        if _is_shard(given):
+            return _of_shards([given])
         listing = _listing(given)
         return Inputs(listing.directory, [listing.directory], listing.names, [given], notes=listing.notes)
     items = list(pool)
@@ -116,10 +119,26 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     if len(directories) == len(items):
         several = [plain_path(item) for item in directories]
         return _several([_listing(path) for path in several], several)
+    tars = [item for item in items if isinstance(item, (str, os.PathLike)) and (_is_shard(item) or os.path.isdir(item))]
+    if len(tars) == len(items):
+        return _of_shards([plain_path(item) for item in tars])
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
     base = plain_path(shards_dir)
     return Inputs(base, [base], [], [base], items)
+
+
+def _is_shard(path: StrPath) -> bool:
+    """Whether a path is a tar or a pattern, and no directory or index segment."""
+    return is_pattern(path) or (is_shard_name(os.path.basename(os.fspath(path))) and not os.path.isdir(path))
+
+
+def _of_shards(given: list[str]) -> Inputs:
+    """Tars, patterns, and directories among them."""
+    paths, passed_over = find_shards(given)
+    base, names = relative_shards(paths)
+    directories = list(dict.fromkeys(map(os.path.dirname, paths)))
+    return Inputs(base, directories, names, directories, notes=TarListing(base, passed_over=passed_over).notes)
 
 
 def _several(listings: list[TarListing], given: list[str]) -> Inputs:

@@ -68,7 +68,8 @@ def reshard(
     """Writes a subset of a pool as new shards, as DataComp's resharder does, in a fixed order.
 
     Args:
-        pool: a directory of shards (or one with ``shards`` in it), or several, taken one after the other, and indexed
+        pool: a directory of shards (or one with ``shards`` in it), a tar, a pattern with braces or stars
+            (``dcfast.storage.shards.find_shards``), or several of these, taken one after the other, and indexed
             first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
             order), with ``shards_dir`` the directory their shard names are relative to.
         output_dir: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output

@@ -167,12 +167,12 @@ def _compare_members(contents: ShardContents, checked: _Checked) -> None:
     for i in np.flatnonzero(same_name & ~same_size):
         checked.add(f"expected {contents.size[i]} bytes; got {size[i]}", contents.name(int(i)))
     at = np.flatnonzero(same_name & same_size)
-    written = hash_members(checked.shard, offset[at], size[at])
+    written = hash_members(checked.shard, offset[at], size[at], threads=1)
     source = np.empty_like(written)
     order = np.argsort(contents.source[at], kind="stable")
     for part in np.split(order, np.flatnonzero(np.diff(contents.source[at][order])) + 1):
         if len(part):
             file = contents.sources[int(contents.source[at[part[0]]])]
-            source[part] = hash_members(file, contents.offset[at[part]], contents.size[at[part]])
+            source[part] = hash_members(file, contents.offset[at[part]], contents.size[at[part]], threads=1)
     for i in at[written != source]:
         checked.add("payload differs from its source", contents.name(int(i)))

@@ -137,7 +137,9 @@ def _ranks(batch: pa.RecordBatch, seed: int) -> npt.NDArray[np.uint64]:
 
 def _hashes(texts: pa.Array) -> npt.NDArray[np.uint64]:
     data, begin = text_buffers(texts)
-    hashes: npt.NDArray[np.uint64] = hash_members(data.data, begin[:-1].astype(np.int64), np.diff(begin))["f0"]
+    hashes: npt.NDArray[np.uint64] = hash_members(data.data, begin[:-1].astype(np.int64), np.diff(begin), threads=1)[
+        "f0"
+    ]
     return hashes
 
 

@@ -143,7 +143,12 @@ def _embedded(out: Path, block: EmbeddingBlock) -> Embedded:
 
 @piece()
 def match_embeddings(
-    out: Path, first: EmbeddingBlock, second: EmbeddingBlock | None, threshold: float, output: str, threads: int = 1
+    out: Path,
+    first: EmbeddingBlock,
+    second: EmbeddingBlock | None,
+    threshold: float,
+    output: str,
+    threads: int | None = 1,
 ) -> Edged:
     """Piece: the edges between two blocks, or within one, by embeddings."""
     other = None if second is None else _embedded(out, second)
@@ -192,7 +197,7 @@ def _blocks(run: Run, do: Do, pools: Pools, found: Found) -> list[EmbeddingBlock
 def match_all_embeddings(run: Run, do: Do, pools: Pools, found: Found) -> None:
     """Adds to ``found`` the edges by embeddings."""
     blocks, pieces = _blocks(run, do, pools, found), []
-    threads, threshold = 0 if len(blocks) == 1 else 1, run.settings.dedup_similarity
+    threads, threshold = None if len(blocks) == 1 else 1, run.settings.dedup_similarity
     for name, first, second in block_pairs(blocks, [block.is_old for block in blocks]):
         output = edge_path(SEMANTIC, name)
         inputs = dict.fromkeys([*first.files, *(second.files if second is not None else ())])

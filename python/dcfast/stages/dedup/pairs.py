@@ -94,7 +94,7 @@ def match_hashes(
     max_distance: int,
     variants: bool,
     output: str,
-    threads: int = 1,
+    threads: int | None = 1,
 ) -> Edged:
     """Piece: the edges between two blocks, or within one, by perceptual hashes."""
     other = None if second is None else _hashed(out, second, method)
@@ -106,7 +106,7 @@ def match_hashes(
 def _hash_pieces(run: Run, blocks: list[Block], method: str) -> Iterator[Piece[Edged]]:
     settings = run.settings
     distance = settings.dedup_max_distance if method == NARROW else settings.dedup_max_distance_256
-    threads = 0 if len(blocks) == 1 else 1  # a single piece has all cores
+    threads = None if len(blocks) == 1 else 1  # a single piece has all cores
     for name, first, second in block_pairs(blocks, [block.is_old for block in blocks]):
         output = edge_path(method, name)
         inputs = [*first.files, *(second.files if second is not None else ())]
