@@ -56,6 +56,8 @@ GPU_ONLY = ("inf_cl", "cut-cross-entropy")
 ALL_ROWS, SOME_ROWS = 2048, 512
 # rows of the matrix of logits that are there in float64 at a time
 BLOCK = 512
+# of a small batch, where calls cost more than arithmetic, and how often each is timed
+SMALL_ROWS, SMALL_ROUNDS = (1, 8, 32, 64), 200
 ROUNDS = {2048: 4, 4096: 4, 8192: 2}
 # e^-87 is the smallest normal float32
 LEAST_EXPONENT = 87.0
@@ -325,6 +327,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
     for dtype in ("bfloat16", "float16"):
         compare_losses(bench, f"clip_loss_{dtype}", "clip", 128 if options.quick else 2048, 14.3, dtype)
     compare_losses(bench, "siglip_loss", "siglip", 160 if options.quick else 4096, 10.0)
+    rounds = 4 if options.quick else SMALL_ROUNDS
+    for kind, rows in itertools.product(("clip", "siglip"), SMALL_ROWS):
+        compare_losses(bench, f"{kind}_loss_small_{rows}", kind, rows, 14.3, rounds=rounds)
     note_memory(bench, 512 if options.quick else 4096)
     return bench.finish()
 
