@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
@@ -19,6 +18,9 @@ from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
+from dcfast.storage.paths import absolute
+from dcfast.storage.pickled import reduced
+from dcfast.storage.remote import is_url
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 Extensions = str | Sequence[str] | None
@@ -80,7 +82,7 @@ class PoolReader:
             raise TypeError("PoolReader: segments must be a sequence; pass [path]")
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1; got {max_open}")
-        self._arguments = (shards_dir, list(segments), pool_records)
+        self._arguments = (shards_dir, pool_records)
         self._options = ReaderOptions(
             max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False
         )
@@ -122,17 +124,16 @@ class PoolReader:
     def __repr__(self) -> str:
         return f"<PoolReader: {self.num_shards} shards, {self.num_samples} samples>"
 
-    def __reduce__(self) -> tuple[Callable[[], PoolReader], tuple[()]]:
-        # a worker process opens the files anew; segments were verified here
-        shards_dir, segments, records = self._arguments
-        paths = [s if isinstance(s, (str, os.PathLike)) else s.path for s in segments]
-        for path in paths:
-            if not os.path.exists(path):
-                raise PoolError(
-                    f"PoolReader: its index segment {path} has no file that another process could open (index_tars "
-                    "keeps none); write one by write_segment, and give its path"
-                )
-        return partial(PoolReader, shards_dir, paths, records, **self._options), ()
+    def __reduce__(self) -> tuple[Callable[..., PoolReader], tuple[Any, ...]]:
+        # a worker process, which may stand in another folder, opens the files anew
+        shards_dir, records = self._arguments
+        if isinstance(shards_dir, Sequence) and not isinstance(shards_dir, str):
+            places: Any = [_anywhere(place) for place in shards_dir]
+        else:
+            places = None if shards_dir is None else _anywhere(shards_dir)
+        if isinstance(records, (str, os.PathLike)):
+            records = absolute(records)
+        return reduced("PoolReader", _opened_again, places, self.segments, records, self._options)
 
     def close(self) -> None:
         """Closes the shards that are open; they are opened again where needed."""
@@ -380,6 +381,21 @@ class PoolReader:
             present = ext != NO_EXT
             pool_ext[at[present]] = self._ext_maps[number][ext[present]]
         return Members(ids, begin, shard, offset, size, pool_ext, self.exts)
+
+
+def _anywhere(place: PathLike) -> str:
+    """A directory or a URL as any process finds it."""
+    text = os.fspath(place)
+    return text if is_url(text) else absolute(text)
+
+
+def _opened_again(
+    shards_dir: PathLike | Sequence[PathLike] | None,
+    segments: list[Segment],
+    records: PathLike | npt.NDArray[np.void] | None,
+    options: ReaderOptions,
+) -> PoolReader:
+    return PoolReader(shards_dir, segments, records, **options)
 
 
 def _extensions(ext: str | Sequence[str]) -> list[str]:
