@@ -13,7 +13,7 @@ from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import TarListing, list_tars
-from dcfast.storage.remote import RemoteShard, is_url
+from dcfast.storage.remote import RemoteShard, is_url, list_shards
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def index_tars(
     Args:
         paths: a tar, a directory (its ``*.tar`` files by name, see ``list_tars``), or a sequence of tars.
             Tables name each shard by the path given here, or directory/name. A tar may be an fsspec URL
-            (``https://...``, ``s3://...``): it is read by ranges.
+            (``https://...``, ``s3://...``): it is read by ranges. A URL that ends in a slash is a directory, whose
+            ``*.tar`` are those that the server lists.
         threads: shards indexed at a time; None = one per core.
         remote: how URLs are read: credentials, window, retries.
         uid_from: see ``write_segment``.
@@ -150,7 +151,7 @@ def index_tars(
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     """
-    shards, listing = _list_tars(paths)
+    shards, listing = _list_tars(paths, remote)
     thread_count(threads)  # before a folder is made
     with temporary_folder("dcfast-segment-") as directory:
         # nobody needs these bytes after a crash, so they are not fsynced
@@ -160,15 +161,19 @@ def index_tars(
         return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 
 
-def _list_tars(paths: StrPath | Sequence[StrPath]) -> tuple[list[str], TarListing]:
+def _list_tars(paths: StrPath | Sequence[StrPath], remote: RemoteOptions | None) -> tuple[list[str], TarListing]:
     if isinstance(paths, bytes):
         raise TypeError("paths must be a path or a sequence of paths; got bytes")
     if not isinstance(paths, (str, os.PathLike)):
         return [os.fspath(path) for path in paths], TarListing("")
     path = os.fspath(paths)
-    if is_url(path) or not os.path.isdir(path):
+    if is_url(path) and path.endswith("/"):
+        states, passed_over = list_shards(path, remote)
+        listing = TarListing(path, sorted(states), passed_over)
+    elif is_url(path) or not os.path.isdir(path):
         return [path], TarListing(path)
-    listing = list_tars(path)
+    else:
+        listing = list_tars(path)
     if not listing.names:
         raise PoolError(
             f"index_tars: no .tar files in directory {path!r}{listing.hint}; give the directory that holds shards"

@@ -53,6 +53,6 @@ def check_state(path: StrPath, expected: FileState | None) -> None:
         found = "no file" if now is None else f"{now[0]:,} bytes of {now[1]} ns"
         was = "no file" if expected is None else f"{expected[0]:,} bytes of {expected[1]} ns"
         raise PoolError(
-            f"{path}: it has changed since it was opened by the process that handed it on: expected {was}, got {found}; "
+            f"{path}: it has changed since the process that handed it on opened it: expected {was}, got {found}; "
             "open the index anew there, and hand that on"
         )
