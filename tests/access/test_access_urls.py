@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ from dcfast.access import remote
 from dcfast.access.remote import MAX_GAP, MAX_RANGE, Piece, stretches
 from dcfast.errors import CorruptDataError, MissingDependencyError, PoolError
 from dcfast.index.build import index_tars, write_segment
+from dcfast.index.pool import Pool
 from dcfast.storage.http import RemoteOptions
 from http_shards import ShardServer, serve
 from pool_builder import plain_pool, uid_of
@@ -294,3 +296,21 @@ def test_a_pool_in_a_file_system_of_fsspec(pool: Path, tmp_path: Path) -> None:
             index_tars("memory://dcfast-access")
     finally:
         memory.rm("/dcfast-access", recursive=True)
+
+
+def test_a_url_where_files_are_needed_is_refused(tmp_path: Path) -> None:
+    for use in (dcfast.PoolIndex.open, dcfast.open_pool, lambda url: dcfast.refresh_index(url, tmp_path)):
+        with pytest.raises(
+            PoolError, match="http://h/i: expected a directory with an index, got a URL: copy the index"
+        ):
+            use("http://h/i")
+    with pytest.raises(PoolError, match=r"pool http://h/pool: expected a directory, got a URL; .*: download the pool"):
+        Pool.open("http://h/pool")
+    argv = ["--out", str(tmp_path / "out"), "--against", str(tmp_path)]
+    for command in (["run", "--pool", "http://h/p", *argv[:2]], ["decontaminate", "http://h/p", *argv]):
+        done = subprocess.run(
+            [sys.executable, "-m", "dcfast", *command], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "error: pool http://h/p: expected a directory, got a URL" in done.stderr
+    assert not (tmp_path / "out").exists()

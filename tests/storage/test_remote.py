@@ -17,7 +17,8 @@ from dcfast.errors import CorruptDataError, MissingDependencyError, PoolError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.segments import Segment
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.remote import RemoteState, is_url, remote_state
+from dcfast.storage.paths import is_url
+from dcfast.storage.remote import RemoteState, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, our_groups, sample_members
 

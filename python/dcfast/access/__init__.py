@@ -29,7 +29,7 @@ from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 from dcfast.process.renamed import takes_old_names
-from dcfast.storage.remote import is_url
+from dcfast.storage.paths import is_url
 
 __all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 

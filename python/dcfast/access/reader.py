@@ -20,9 +20,8 @@ from dcfast.process.arguments import unsigned_array
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.paths import absolute
+from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.pickled import reduced
-from dcfast.storage.remote import is_url
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 Extensions = str | Sequence[str] | None
@@ -136,7 +135,7 @@ class PoolReader:
     def __reduce__(self) -> tuple[Callable[..., PoolReader], tuple[Any, ...]]:
         # a worker process, which may stand in another folder, opens the files anew
         roots, records = self._arguments
-        found = {root: None if root is None else _anywhere(root) for root in roots}  # each text once
+        found = {root: None if root is None else absolute(root) for root in roots}  # each text once
         places = [found[root] for root in roots]
         if isinstance(records, (str, os.PathLike)):
             records = absolute(records)
@@ -431,12 +430,6 @@ def _has_urls(root: PathLike | None, segment: Segment) -> bool:
     for name in segment.shard_names:
         check_remote_name(os.fspath(root).rstrip("/"), name)
     return True
-
-
-def _anywhere(place: PathLike) -> str:
-    """A directory or a URL as any process finds it."""
-    text = os.fspath(place)
-    return text if is_url(text) else absolute(text)
 
 
 def _opened_again(

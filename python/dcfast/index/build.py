@@ -13,7 +13,8 @@ from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import TarListing, list_tars
-from dcfast.storage.remote import RemoteShard, is_url, list_shards
+from dcfast.storage.paths import is_url
+from dcfast.storage.remote import RemoteShard, list_shards
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:

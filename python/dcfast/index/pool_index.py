@@ -20,7 +20,7 @@ from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, sample_records, s
 from dcfast.index.segments import Segment
 from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
-from dcfast.storage.paths import absolute
+from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.pickled import FileState, check_state, file_state, reduced
 from dcfast.storage.records import Count, Record, as_record, read_record
 from dcfast.storage.temporary import temporary_folder
@@ -266,7 +266,12 @@ def uid_rule(folder: Path) -> str | None:
 
 
 def index_folder(index_dir: PathLike) -> Path:
-    """The directory itself, or ``index`` in it where that is a run directory."""
+    """The directory itself, or ``index`` in it where that is a run directory. PoolError: a URL."""
+    if is_url(index_dir):
+        raise PoolError(
+            f"{index_dir}: expected a directory with an index, got a URL: copy the index here; its shards may stay "
+            "there"
+        )
     folder = Path(index_dir)
     return folder / "index" if (folder / "index").is_dir() else folder
 

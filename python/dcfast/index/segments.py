@@ -22,9 +22,9 @@ from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.inputs import open_input
-from dcfast.storage.paths import absolute
+from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.pickled import FileState, check_state, file_state, reduced
-from dcfast.storage.remote import is_url, remote_state
+from dcfast.storage.remote import remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa

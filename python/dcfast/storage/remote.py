@@ -7,7 +7,6 @@ object that is replaced meanwhile.
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -27,14 +26,12 @@ from dcfast.storage.http import (
     retry_reason,
     status_of,
 )
-from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _NS = 1_000_000_000
 REMOTE_HINT = "pip install 'dcfast[remote]'"
 T = TypeVar("T")
@@ -66,11 +63,6 @@ class RemoteState(NamedTuple):
         modified = _modified_ns({"Last-Modified": headers.get("Last-Modified")})  # type: ignore[typeddict-unknown-key]
         told = (headers.get("ETag", ""), modified)
         return any(told) and told == (self.etag, self.modified_ns)
-
-
-def is_url(path: StrPath) -> bool:
-    """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
-    return isinstance(path, str) and _URL.match(path) is not None
 
 
 def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
