@@ -91,11 +91,11 @@ def test_pickles_of_another_version_are_refused(reader: access.PoolReader, monke
     index = dcfast.PoolIndex.open(Path(reader.segments[0].path).parent)
     things = [reader, index, reader.segments[0], reader.read([0], "jpg"), *dcfast.iterate_uids(reader, uids([1]))]
     names = ["Segment", "PoolIndex", "Segment", "MemberBatch", "Sample"]  # of a reader, its first segment
-    version = pickled.version
+    version = pickled.core_version
     for thing, name in zip(things, names, strict=True):
-        monkeypatch.setattr(pickled, "version", "9.9")
+        monkeypatch.setattr(pickled, "core_version", "9.9")
         other = pickle.dumps(thing)
-        monkeypatch.setattr(pickled, "version", version)
+        monkeypatch.setattr(pickled, "core_version", version)
         with pytest.raises(CorruptDataError, match=rf"{name}: pickled by dcfast 9"):
             pickle.loads(other)
 

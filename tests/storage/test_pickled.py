@@ -24,10 +24,10 @@ class Traveller:
 def test_the_same_version_alone_reads_a_pickle(protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
     own = pickle.dumps(Traveller(1, "a"), protocol)
     assert pickle.loads(own).state == (1, "a")
-    version = pickled.version
-    monkeypatch.setattr(pickled, "version", "0.0.9")
+    version = pickled.core_version
+    monkeypatch.setattr(pickled, "core_version", "0.0.9")
     other = pickle.dumps(Traveller(1, "a"), protocol)
-    monkeypatch.setattr(pickled, "version", version)
+    monkeypatch.setattr(pickled, "core_version", version)
     with pytest.raises(CorruptDataError, match=rf"^Traveller: pickled by dcfast 0\.0\.9, and this .* has {version};"):
         pickle.loads(other)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dcfast._core import version
+from dcfast._core import version as core_version
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.storage.inputs import StrPath
 
@@ -25,13 +25,13 @@ def reduced(name: str, make: Callable[..., T], *state: object) -> tuple[Callable
     Args:
         name: of the class, for the error.   make: found by its name there, so no lambda.
     """
-    return _make, (version, name, make, *state)
+    return _make, (core_version, name, make, *state)
 
 
 def _make(pickled_by: str, name: str, make: Callable[..., T], *state: object) -> T:
-    if pickled_by != version:
+    if pickled_by != core_version:
         raise CorruptDataError(
-            f"{name}: pickled by dcfast {pickled_by}, and this process has {version}; expected the same version: "
+            f"{name}: pickled by dcfast {pickled_by}, and this process has {core_version}; expected the same version: "
             "install one for both, or write files instead of pickles"
         )
     return make(*state)
