@@ -126,6 +126,7 @@ def test_commands_on_hostile_names(tmp_path: Path) -> None:
 SPEAKS = {
     "process/terminal.py",
     "process/signals.py",  # a constant line
+    "process/renamed.py",  # to developers, by the warnings of their interpreter
     "doctor/command.py",  # its own colours around printable texts
     "doctor/gpu.py",  # programs of its own, whose last line is shown by last_line
 }

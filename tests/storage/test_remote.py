@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dcfast import refresh_index
+from dcfast import open_pool, read_members, refresh_index
 from dcfast._core import index as core_index
-from dcfast.errors import MissingDependencyError, PoolError
+from dcfast.errors import CorruptDataError, MissingDependencyError, PoolError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.segments import Segment
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.remote import RemoteState, is_url, remote_state
+from dcfast.storage.paths import is_url
+from dcfast.storage.remote import RemoteState, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, our_groups, sample_members
 
@@ -254,6 +255,18 @@ def test_state_and_freshness(tmp_path: Path, server: ShardServer) -> None:
     assert segment.check_fresh() == [(0, "vanished")]
 
 
+@pytest.mark.parametrize("headers", [{}, {"ETag": '"two"'}, {"Last-Modified": "Thu, 01 Jan 1970 00:00:06 GMT"}])
+def test_versions_are_told_by_headers(headers: dict[str, str]) -> None:
+    time = {"Last-Modified": "Thu, 01 Jan 1970 00:00:05 GMT"}
+    tag = {"ETag": '"one"'}
+    states = (RemoteState(9, '"one"', 5 * 10**9), RemoteState(9, '"one"', 0), RemoteState(9, "", 5 * 10**9))
+    for state, own in zip(states, ({**tag, **time}, tag, time), strict=True):
+        assert state.is_told_by(own)
+        assert not state.is_told_by(headers)
+        assert not state.is_told_by({**own, **headers}) or not headers
+    assert not RemoteState(9, "", 0).is_told_by({})
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingDependencyError, match=r"http://h/a\.tar: reading URLs needs fsspec: pip install"):
@@ -322,6 +335,7 @@ def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(FileNotFoundError, match=re.escape("s3://pool/shards/none.tar")):
             index_tars("s3://pool/shards/none.tar", remote=options)
         _refreshed_from_s3(fs, options, tmp_path)
+        _members_of_s3(fs, options, tmp_path)
         _replaced_in_s3(fs, options, data)
     finally:
         server.stop()
@@ -359,6 +373,19 @@ def test_pool_whose_listing_tells_no_versions(tmp_path: Path) -> None:
             refresh_index(tmp_path / "index", "memory://dcfast-pool")
     finally:
         memory.rm("/dcfast-pool", recursive=True)
+
+
+def _members_of_s3(fs: Any, options: RemoteOptions, tmp_path: Path) -> None:
+    """Members are read as from the files, and none of an object that is not the indexed one."""
+    refresh_index(tmp_path / "of-s3", "s3://pool/shards", remote=options)
+    local = read_members(index_tars(tmp_path / "a.tar"), [7, 0, 7], numbering="sample")
+    with open_pool(tmp_path / "of-s3", "s3://pool/shards", remote=options) as reader:
+        assert [dict(sample) for sample in reader.read([7, 0, 7])] == [dict(sample) for sample in local]
+        fs.pipe("pool/shards/a.tar", (tmp_path / "a.tar").read_bytes()[::-1])
+        for _ in range(2):  # of the one that was looked up, and anew
+            with pytest.raises(CorruptDataError, match=r"s3://pool/shards/a\.tar: the shard has changed"):
+                reader.read([9])
+    fs.pipe("pool/shards/a.tar", (tmp_path / "a.tar").read_bytes())
 
 
 def _replaced_in_s3(fs: Any, options: RemoteOptions, data: bytes) -> None:

@@ -29,6 +29,7 @@ from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 from dcfast.process.renamed import takes_old_names
+from dcfast.storage.paths import is_url
 
 __all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 
@@ -73,7 +74,8 @@ def read_members(
         rows: (n,) integers in any order, repeats allowed: row ids (shard ordinal << 32 | row in the shard), or with
             ``numbering="sample"`` samples counted from 0 over the whole index.
         ext: one extension ('jpg'), a sequence of them, or None for all members; ASCII letters of any case.
-        shards_dir: directory that the segments' shard names are relative to; None where they open as they are.
+        shards_dir: directory, or fsspec URL of one, that the segments' shard names are relative to; None where they
+            open as they are. Of a URL that needs options, give a PoolReader, which has ``remote``.
         missing_members: 'raise', or 'none': a sample without an asked member has None for it.
         memory_bytes: refuse to read more than this (a single member is always read).
         threads: neighbouring members read at the same time; None means one per core.
@@ -100,7 +102,8 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
 
     Args:
         index_dir: a run's output directory, or the ``index`` directory in it: ``segment-*.dcx`` and ``pool.npy``.
-        shards_dir: the pool's ``shards`` directory (or the pool).
+        shards_dir: the pool's ``shards`` directory (or the pool), or the fsspec URL of the directory with its tars, as
+            ``refresh_index`` takes it.
         options: see PoolReader.
     Raises:
         PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
@@ -111,5 +114,5 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
         raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
     check_layout(folder, segments)
     records = folder / "pool.npy"
-    base = None if shards_dir is None else shard_folder(shards_dir)
+    base = shards_dir if shards_dir is None or is_url(shards_dir) else shard_folder(shards_dir)
     return PoolReader(base, segments, records if records.exists() else None, **options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from dcfast.storage.pickled import reduced
 
 PathLike = str | os.PathLike[str]
 S = TypeVar("S", covariant=True)
@@ -62,7 +64,8 @@ class MemberBatch(Generic[S]):
 
     ``batch[i]`` is sample i: where one extension was asked for by name, its member as a read-only memoryview (or
     None where the sample lacks it); else a dict, extension -> memoryview or None. Views are slices of the buffer, made
-    without copies; each keeps the whole buffer alive, and nothing else.
+    without copies; each keeps the whole buffer alive, and nothing else. A pickle, or a deep copy, has the bytes: a
+    view by itself has none (Python pickles no memoryview), so hand on the batch, or ``bytes(view)``.
 
     Attributes:
         members: where each member lies: see Members.
@@ -82,6 +85,9 @@ class MemberBatch(Generic[S]):
         self._ends: list[int] = offsets.tolist()
         self._begin: list[int] = members.begin.tolist()
         self._ext: list[int] = members.ext.tolist()
+
+    def __reduce__(self) -> tuple[Callable[..., MemberBatch[S]], tuple[Any, ...]]:
+        return reduced("MemberBatch", _batch_of, self.members, self.data.tobytes(), self.offsets, self._single)
 
     @property
     def rows(self) -> npt.NDArray[np.uint64]:
@@ -117,3 +123,7 @@ class MemberBatch(Generic[S]):
 
     def __iter__(self) -> Iterator[S]:
         return (self[i] for i in range(len(self)))
+
+
+def _batch_of(members: Members, data: bytes, offsets: npt.NDArray[np.uint64], single: bool) -> MemberBatch[Any]:
+    return MemberBatch(members, np.frombuffer(data, np.uint8), offsets, single)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -15,6 +15,7 @@ from dcfast.access.reader import OLD_MISSING, MemberDict
 from dcfast.index.pool_index import MissingUids, check_missing
 from dcfast.process.read_ahead import read_ahead as run_ahead
 from dcfast.process.renamed import Renamed, takes_old_names
+from dcfast.storage.pickled import reduced
 from dcfast.uids.sets import load_subset, uid_format
 
 if TYPE_CHECKING:
@@ -32,11 +33,23 @@ RowIds = npt.NDArray[np.uint64]
 
 
 class Sample(NamedTuple):
-    """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews."""
+    """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews.
+
+    A pickle, or a deep copy, has the members' bytes, and nothing of the batch that they were read in.
+    """
 
     key: str
     uid: str
     members: dict[str, memoryview]
+
+    def __reduce__(self) -> tuple[Callable[..., Sample], tuple[Any, ...]]:
+        return reduced(
+            "Sample", _sample_of, self.key, self.uid, {ext: bytes(view) for ext, view in self.members.items()}
+        )
+
+
+def _sample_of(key: str, uid: str, members: dict[str, bytes]) -> Sample:
+    return Sample(key, uid, {ext: memoryview(data) for ext, data in members.items()})
 
 
 @takes_old_names(OLD_MISSING, OLD_EXT, Renamed("missing_uids", "missing", {"error": "raise", "skip": "skip"}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.access.remote import Piece, RemoteMembers, check_remote_name
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.pool_index import MissingUids, refuse_missing
 from dcfast.index.rows import FLAG_CUT, row_ids, sample_records, split_row_ids, valid_uid_mask
@@ -19,6 +19,9 @@ from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
+from dcfast.storage.http import RemoteOptions
+from dcfast.storage.paths import absolute, is_url
+from dcfast.storage.pickled import reduced
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 Extensions = str | Sequence[str] | None
@@ -39,6 +42,7 @@ class ReaderOptions(TypedDict, total=False):
     follow_links: bool
     check_mtime: bool
     verify: bool
+    remote: RemoteOptions | None
 
 
 class PoolReader:
@@ -48,7 +52,8 @@ class PoolReader:
 
     Args:
         shards_dir: directory that the segments' shard names are relative to, or one for each segment; None where
-            the names open as they are (an index made by ``index_tars``).
+            the names open as they are (an index made by ``index_tars``). A directory, or a name, may be an fsspec URL:
+            members of such shards are read by ranges.
         segments: index segments in pool order, as paths or ``Segment`` objects.
         pool_records: the pool index (sorted records of uid and row id) as array or ``pool.npy``. Without it, it is
             built in memory when uids are first looked up: 24 bytes a sample, twice while it is sorted.
@@ -56,18 +61,22 @@ class PoolReader:
         follow_links: allow shards that are symbolic links to places outside of their directory.
         check_mtime: refuse a shard whose modification time is not the indexed one (its size always counts).
         verify: check the segments' checksums, which reads them once.
+        remote: how URLs are read: credentials, retries, limits of time.
 
     Raises:
         CorruptDataError: a damaged segment; in reading, a shard that is not what was indexed (compared when it is
             opened and after each read), or that lies outside of its pool: symbolic links, absolute names, "..".
 
-    Memory: the shards' names and 100 bytes a shard; segments and records are mapped. A shard that is replaced while it
-    is open is still read as it was; one that is written to in place raises.
+    Memory: the shards' names and 100 bytes a shard; segments and records are mapped. A file that is replaced while it
+    is open is still read as it was; one that is written to in place raises, and so does what is replaced behind a URL.
+    Of URLs: 4 MiB a thread beside the result; a look-up for each shard and thread that reads it, a request for each
+    stretch of neighbouring members (gaps up to 128 KiB are read over, 4 MiB together), and where the answers tell
+    neither ETag nor time, one more for every four.
     """
 
     def __init__(
         self,
-        shards_dir: PathLike | Sequence[PathLike] | None,
+        shards_dir: PathLike | Sequence[PathLike | None] | None,
         segments: Sequence[PathLike | Segment],
         pool_records: PathLike | npt.NDArray[np.void] | None = None,
         *,
@@ -75,26 +84,20 @@ class PoolReader:
         follow_links: bool = False,
         check_mtime: bool = True,
         verify: bool = True,
+        remote: RemoteOptions | None = None,
     ) -> None:
         if isinstance(segments, (str, os.PathLike)):
             raise TypeError("PoolReader: segments must be a sequence; pass [path]")
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1; got {max_open}")
-        self._arguments = (shards_dir, list(segments), pool_records)
         self._options = ReaderOptions(
-            max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False
+            max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False, remote=remote
         )
         self.segments: list[Segment] = [
             s if isinstance(s, Segment) else Segment.open(s, verify=verify) for s in segments
         ]
-        if shards_dir is None or isinstance(shards_dir, (str, os.PathLike)):
-            roots = [shards_dir] * len(self.segments)
-        else:
-            roots = list(shards_dir)
-            if len(roots) != len(self.segments):
-                raise ValueError(
-                    f"shards_dir: expected {len(self.segments)} directories, one a segment; got {len(roots)}"
-                )
+        roots = _roots(shards_dir, len(self.segments))
+        self._arguments = (roots, pool_records)
         self._records = pool_records
         shards = np.array([s.num_shards for s in self.segments], np.int64)
         samples = np.array([s.num_samples for s in self.segments], np.int64)
@@ -108,12 +111,19 @@ class PoolReader:
         self._ext_maps = [np.array([number[e] for e in s.exts_lower], np.int32) for s in self.segments]
         distinct = sorted({"" if r is None else os.fspath(r) for r in roots})
         root_of = [distinct.index("" if r is None else os.fspath(r)) for r in roots]
+        sizes = np.concatenate([np.empty(0, np.uint64), *(s.shard_sizes for s in self.segments)])
+        mtimes_ns = np.concatenate([np.empty(0, np.int64), *(s.shard_mtimes_ns for s in self.segments)])
+        self._remote = None
+        if any(_has_urls(root, segment) for root, segment in zip(roots, self.segments, strict=True)):
+            self._remote = RemoteMembers(
+                self.shard_path, sizes, mtimes_ns, remote or RemoteOptions(), max_open=max_open, check_mtime=check_mtime
+            )
         self._reader = core_access.MemberReader(
             [os.fsencode(r) for r in distinct],
             [os.fsencode(name) for s in self.segments for name in s.shard_names],
             np.repeat(np.array(root_of, np.uint32), shards),
-            np.concatenate([np.empty(0, np.uint64), *(s.shard_sizes for s in self.segments)]),
-            np.concatenate([np.empty(0, np.int64), *(s.shard_mtimes_ns for s in self.segments)]),
+            sizes,
+            mtimes_ns,
             max_open=max_open,
             follow_links=follow_links,
             check_mtime=check_mtime,
@@ -122,21 +132,20 @@ class PoolReader:
     def __repr__(self) -> str:
         return f"<PoolReader: {self.num_shards} shards, {self.num_samples} samples>"
 
-    def __reduce__(self) -> tuple[Callable[[], PoolReader], tuple[()]]:
-        # a worker process opens the files anew; segments were verified here
-        shards_dir, segments, records = self._arguments
-        paths = [s if isinstance(s, (str, os.PathLike)) else s.path for s in segments]
-        for path in paths:
-            if not os.path.exists(path):
-                raise PoolError(
-                    f"PoolReader: its index segment {path} has no file that another process could open (index_tars "
-                    "keeps none); write one by write_segment, and give its path"
-                )
-        return partial(PoolReader, shards_dir, paths, records, **self._options), ()
+    def __reduce__(self) -> tuple[Callable[..., PoolReader], tuple[Any, ...]]:
+        # a worker process, which may stand in another folder, opens the files anew
+        roots, records = self._arguments
+        found = {root: None if root is None else absolute(root) for root in roots}  # each text once
+        places = [found[root] for root in roots]
+        if isinstance(records, (str, os.PathLike)):
+            records = absolute(records)
+        return reduced("PoolReader", _opened_again, places, self.segments, records, self._options)
 
     def close(self) -> None:
         """Closes the shards that are open; they are opened again where needed."""
         self._reader.close()
+        if self._remote is not None:
+            self._remote.close()
 
     def __enter__(self) -> PoolReader:
         return self
@@ -299,15 +308,36 @@ class PoolReader:
         """Reads what ``locate`` found, in one batch whatever its size."""
         count = thread_count(threads)
         try:
-            data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=count)
+            if self._remote is None:
+                data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=count)
+            else:
+                data, offsets = self._read_of_urls(self._remote, members, count)
         except FileNotFoundError as error:
-            if "://" in str(error.filename):
+            if not is_url(error.filename) and "://" in str(error.filename):
                 raise PoolError(
-                    f"{error.filename}: shards behind URLs can be indexed, but members are read from files; download "
-                    "the shard, and index the copy"
+                    f"{error.filename}: the shard's name in the index is a URL, and shards_dir a directory of files; "
+                    "pass shards_dir=None to read it from there"
                 ) from error
             raise
         return MemberBatch(members, data, offsets, single)
+
+    def _read_of_urls(
+        self, remote: RemoteMembers, members: Members, threads: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+        """As the core's reader, of shards of which some lie behind URLs."""
+        offsets = np.concatenate([np.zeros(1, np.uint64), np.cumsum(members.size, dtype=np.uint64)])
+        far = {shard for shard in np.unique(members.shard).tolist() if is_url(self.shard_path(shard))}
+        is_far = np.isin(members.shard, list(far))
+        columns = (members.shard[is_far], members.offset[is_far], members.size[is_far], offsets[:-1][is_far])
+        data = np.empty(int(offsets[-1]), np.uint8)
+        remote.read_into(data, list(map(Piece, *(column.tolist() for column in columns))), threads)
+        near = (members.shard[~is_far], members.offset[~is_far], members.size[~is_far])
+        of_files, begin = self._reader.read(*near, threads=threads)
+        for k, place in enumerate(offsets[:-1][~is_far].tolist()):
+            part = of_files[int(begin[k]) : int(begin[k + 1])]
+            data[place : place + len(part)] = part
+        data.flags.writeable = False
+        return data, offsets
 
     def shard_path(self, shard: int) -> str:
         """Where the shard with an ordinal is."""
@@ -380,6 +410,35 @@ class PoolReader:
             present = ext != NO_EXT
             pool_ext[at[present]] = self._ext_maps[number][ext[present]]
         return Members(ids, begin, shard, offset, size, pool_ext, self.exts)
+
+
+def _roots(shards_dir: PathLike | Sequence[PathLike | None] | None, segments: int) -> Sequence[PathLike | None]:
+    """The directory of each segment's shards."""
+    if shards_dir is None or isinstance(shards_dir, (str, os.PathLike)):
+        return [shards_dir] * segments
+    if len(shards_dir) != segments:
+        raise ValueError(f"shards_dir: expected {segments} directories, one a segment; got {len(shards_dir)}")
+    return shards_dir
+
+
+def _has_urls(root: PathLike | None, segment: Segment) -> bool:
+    """Whether shards of a segment lie behind URLs."""
+    if root is None or not os.fspath(root):
+        return any(map(is_url, segment.shard_names))
+    if not is_url(root):
+        return False
+    for name in segment.shard_names:
+        check_remote_name(os.fspath(root).rstrip("/"), name)
+    return True
+
+
+def _opened_again(
+    roots: list[str | None],
+    segments: list[Segment],
+    records: PathLike | npt.NDArray[np.void] | None,
+    options: ReaderOptions,
+) -> PoolReader:
+    return PoolReader(roots, segments, records, **options)
 
 
 def _extensions(ext: str | Sequence[str]) -> list[str]:

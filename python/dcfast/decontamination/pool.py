@@ -34,7 +34,7 @@ from dcfast.engine.piece import Piece
 from dcfast.engine.progress import Progress
 from dcfast.engine.steps import Steps
 from dcfast.errors import PoolError, RunError
-from dcfast.index.pool import Pool, check_name, list_parquet, metadata_folder, pool_uid_rule, shard_folder
+from dcfast.index.pool import Pool, check_name, list_parquet, metadata_folder, pool_uid_rule, refuse_url, shard_folder
 from dcfast.models.descriptors import ISC_NAME, parse_descriptor
 from dcfast.models.devices import gpu_share
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path, signature_path
@@ -90,6 +90,7 @@ def decontaminate_pool(options: DecontaminateOptions, progress: type[Progress] =
         CheckpointError, CorruptDataError, ValueError: models, weights and options; named.
     Memory: ``dcfast.decontamination.matching`` and ``signing``, in each process.
     """
+    refuse_url(options.pool)
     root = Path(absolute(options.pool))  # pieces take a relative path as one below their directory
     against = [absolute(path) for path in options.against]
     pool = _open_pool(root)

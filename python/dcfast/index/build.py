@@ -7,19 +7,21 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast._core import index as core_index
+from dcfast.errors import PoolError
 from dcfast.index.segments import Segment, ShardReport
 from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.remote import RemoteShard, is_url
+from dcfast.storage.paths import is_url
+from dcfast.storage.remote import RemoteShard, list_shards
 from dcfast.storage.shards import find_shards
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dcfast.storage.listing import PassedOver
     from dcfast.storage.shards import Shards
-
 
 StrPath = str | os.PathLike[str]
 
@@ -139,7 +141,8 @@ def index_tars(
     Args:
         paths: a tar, a folder of tars, a pool, a pattern with braces or stars, or a sequence of these
             (``dcfast.storage.shards.find_shards``). Tables name each shard by the path given here, or folder/name. A
-            tar may be an fsspec URL (``https://...``, ``s3://...``): it is read by ranges.
+            tar may be an fsspec URL (``https://...``, ``s3://...``): it is read by ranges. A URL that ends in a slash
+            is a directory, whose ``*.tar`` are those that the server lists.
         threads: shards indexed at a time; None = one per core.
         remote: how URLs are read: credentials, window, retries.
         uid_from: see ``write_segment``.
@@ -151,7 +154,7 @@ def index_tars(
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     """
-    shards, passed_over = find_shards(paths)
+    shards, passed_over = _shards(paths, remote)
     thread_count(threads)  # before a folder is made
     with temporary_folder("dcfast-segment-") as directory:
         # nobody needs these bytes after a crash, so they are not fsynced
@@ -159,3 +162,13 @@ def index_tars(
         write_segment(pairs, out, threads, sync=False, remote=remote, uid_from=uid_from)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False), passed_over)
+
+
+def _shards(paths: Shards, remote: RemoteOptions | None) -> tuple[list[str], list[PassedOver]]:
+    path = os.fspath(paths) if isinstance(paths, (str, os.PathLike)) else ""
+    if not (is_url(path) and path.endswith("/")):
+        return find_shards(paths)
+    states, passed_over = list_shards(path, remote)
+    if not states:
+        raise PoolError(f"index_tars: no .tar files in directory {path!r}; give the directory that holds shards")
+    return [path + name for name in sorted(states)], passed_over

@@ -20,7 +20,7 @@ from dcfast.storage.listing import (
     printable,
     shards_below,
 )
-from dcfast.storage.paths import absolute
+from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.records import Record, read_record
 
 StrPath = str | os.PathLike[str]
@@ -92,6 +92,15 @@ def lacks_shards(directory: StrPath) -> bool:
     return os.path.isdir(directory) and not list_pool_tars(directory).names
 
 
+def refuse_url(directory: StrPath) -> None:
+    """PoolError where a pool that is to be read as files is given by a URL."""
+    if is_url(directory):
+        raise PoolError(
+            f"pool {directory}: expected a directory, got a URL; refresh_index and open_pool read shards behind "
+            "URLs, a run reads files: download the pool"
+        )
+
+
 def list_parquet(directory: StrPath) -> list[str]:
     """The names of the parquet files of a directory, sorted; hidden ones are none. OSError where it cannot be read."""
     return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
@@ -155,6 +164,7 @@ class Pool:
             uid_from: which column the metadata must have, for the message.
             metadata_only: it may have no shards.
         """
+        refuse_url(directory)
         root = Path(absolute(directory))
         if root.is_file() and is_shard_name(root.name):
             raise PoolError(

@@ -7,10 +7,10 @@ and, written last, ``index.json``. ``dcfast.refresh_index`` makes them, too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, sample_records, s
 from dcfast.index.segments import Segment
 from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
+from dcfast.storage.paths import absolute, is_url
+from dcfast.storage.pickled import FileState, check_state, file_state, reduced
 from dcfast.storage.records import Count, Record, as_record, read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_format, uid_lookup
@@ -30,6 +32,7 @@ MissingUids = Literal["raise", "skip"]
 UIDS_NOTE = ".uids.json"
 """Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _ROWS_AT_ONCE = 1 << 18
+_FILES = ("index.json", "pool.npy")
 
 
 class UidRule(Record):
@@ -91,13 +94,15 @@ class PoolIndex:
         segment_first_shard: ordinals at which the segments begin, and the number of shards.
 
     Rows without a readable uid are not in it; rows in which their shard is cut off are (``Segment.flags`` tells, and
-    ``dcfast.PoolReader.find`` leaves them out).
+    ``dcfast.PoolReader.find`` leaves them out). It goes to another process as the path of its directory, in which
+    ``index.json`` and ``pool.npy`` have to be as they were when it was opened.
     """
 
     def __init__(self, folder: Path, records: npt.NDArray[np.void], segment_first_shard: list[int]) -> None:
         self.folder = folder
         self.records = records
         self.segment_first_shard = segment_first_shard
+        self._states: list[FileState | None] | None = None
 
     @classmethod
     def open(cls, index_dir: PathLike, *, verify: bool = False) -> PoolIndex:
@@ -110,9 +115,17 @@ class PoolIndex:
         Memory: none but the page cache.   Cost: O(segments).
         """
         folder = index_folder(index_dir)
+        states = [file_state(folder / name) for name in _FILES]
         layout = _read_layout(folder / "index.json")
         records = open_records(folder / "pool.npy", check=verify)
-        return cls(folder, records, layout)
+        index = cls(folder, records, layout)
+        index._states = states
+        return index
+
+    def __reduce__(self) -> tuple[Callable[..., PoolIndex], tuple[Any, ...]]:
+        if self._states is None:  # made of arrays, not of files
+            return reduced("PoolIndex", PoolIndex, self.folder, np.asarray(self.records), self.segment_first_shard)
+        return reduced("PoolIndex", _opened_again, absolute(self.folder), self._states)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -164,6 +177,13 @@ class PoolIndex:
                 )
             names += segment.shard_names
         return names
+
+
+def _opened_again(folder: str, states: list[FileState | None]) -> PoolIndex:
+    index = PoolIndex.open(folder)
+    for name, state in zip(_FILES, states, strict=True):
+        check_state(index.folder / name, state)
+    return index
 
 
 def build_pool_records(
@@ -246,7 +266,12 @@ def uid_rule(folder: Path) -> str | None:
 
 
 def index_folder(index_dir: PathLike) -> Path:
-    """The directory itself, or ``index`` in it where that is a run directory."""
+    """The directory itself, or ``index`` in it where that is a run directory. PoolError: a URL."""
+    if is_url(index_dir):
+        raise PoolError(
+            f"{index_dir}: expected a directory with an index, got a URL: copy the index here; its shards may stay "
+            "there"
+        )
     folder = Path(index_dir)
     return folder / "index" if (folder / "index").is_dir() else folder
 

@@ -35,9 +35,9 @@ from dcfast.storage.http import RemoteOptions
 from dcfast.storage.json_files import read_json
 from dcfast.storage.listing import first_notes, say_losses, temporary_name
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
+from dcfast.storage.paths import LOCK_NAME, is_url, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import as_record
-from dcfast.storage.remote import is_url, list_shards, remote_state
+from dcfast.storage.remote import list_shards, remote_state
 from dcfast.storage.shards import find_shards, is_pattern, relative_shards
 from dcfast.storage.whole import fsync
 

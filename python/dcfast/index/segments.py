@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import index as core_index
+from dcfast.errors import PoolError
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.inputs import open_input
-from dcfast.storage.remote import is_url, remote_state
+from dcfast.storage.paths import absolute, is_url
+from dcfast.storage.pickled import FileState, check_state, file_state, reduced
+from dcfast.storage.remote import remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,12 +114,15 @@ class Segment:
         sample_base: (n,) u64, offset of the first member's first header.  member_begin: (n + 1,) u64, a copy.
         exts, exts_lower: extensions, in which bytes that are not UTF-8 are backslash-escaped.
 
+    It goes to another process as the path of its file, which has to be there and as it was when it was opened.
+
     Raises nothing on access. Memory: what is touched of the map, and the copies named here and below.
     """
 
     def __init__(self, core: core_index.TarSegment, path: str) -> None:
         self._core = core
         self.path = path
+        self._state: FileState | None = None
         self.num_shards: int = core.num_shards
         self.num_samples: int = core.num_samples
         self.num_members: int = core.num_members
@@ -151,10 +158,21 @@ class Segment:
         Cost: O(file size) with verify, else O(num_shards).
         """
         name = os.fspath(path)
-        return cls(core_index.TarSegment(os.fsencode(name), verify), name)
+        state = file_state(name)
+        segment = cls(core_index.TarSegment(os.fsencode(name), verify), name)
+        segment._state = state
+        return segment
 
     def __repr__(self) -> str:
         return f"<Segment {self.path!r}: {self.num_shards} shards, {self.num_samples} samples>"
+
+    def __reduce__(self) -> tuple[Callable[..., Segment], tuple[Any, ...]]:
+        if not os.path.exists(self.path):
+            raise PoolError(
+                f"the index segment {self.path} has no file that another process could open (index_tars keeps none); "
+                "write one by write_segment, and open its path"
+            )
+        return reduced("Segment", _opened_again, absolute(self.path), self._state)
 
     @cached_property
     def exts(self) -> list[str]:
@@ -322,3 +340,9 @@ class Segment:
 
         printable = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in self.shard_names]
         return pa.array(printable, type=pa.large_string()).take(pa.array(shard, type=pa.int64()))
+
+
+def _opened_again(path: str, state: FileState | None) -> Segment:
+    segment = Segment.open(path, verify=False)  # verified where it was opened first, if it was to be
+    check_state(path, state)
+    return segment

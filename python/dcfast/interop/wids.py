@@ -15,8 +15,8 @@ from dcfast.interop.shards import MOST_JSON_BYTES, Index, PathLike, counts_by_na
 from dcfast.storage.atomic import write_json
 from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import read_json
+from dcfast.storage.paths import is_url
 from dcfast.storage.records import Count, Record, as_record, plain
-from dcfast.storage.remote import is_url
 
 _WIDS_KIND = "wids-shard-index-v1"
 

@@ -61,7 +61,7 @@ class Inputs:
         """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
         names = self.names
         if self.segments is not None:
-            from dcfast.storage.remote import is_url
+            from dcfast.storage.paths import is_url
 
             names = [os.fsdecode(name) for item in self.segments for name in open_segment(item).shard_names()]
             remote = next((name for name in names if is_url(name)), None)

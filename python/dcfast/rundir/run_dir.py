@@ -89,7 +89,8 @@ class Run:
 
     @cached_property
     def pool(self) -> Pool:
-        return Pool.open(self.pool_dir, self.settings.uid_from, metadata_only=self.metadata_only)
+        place = self.settings.pool or self.pool_dir  # as text: a URL is told from a path
+        return Pool.open(place, self.settings.uid_from, metadata_only=self.metadata_only)
 
     @property
     def features(self) -> dict[str, str]:

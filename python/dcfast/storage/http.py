@@ -10,7 +10,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -110,11 +110,15 @@ class HttpAnswers:
         url: as the user gave it; the answers come from where that was redirected to.
         size: bytes of the object, as the look-up said.
         header_size: by the headers; fsspec takes none of an answer with a Content-Encoding, whatever that is.
+        is_version: whether the headers of a range are of the version that the look-up told; others are counted in
+        ``doubtful``, as are those that do not say.
     """
 
     url: str
     size: int = -1
     header_size: int | None = None
+    is_version: Callable[[Mapping[str, str]], bool] = lambda headers: False
+    doubtful: int = 0
 
     async def check_look_up(self, response: aiohttp.ClientResponse) -> None:
         """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""
@@ -164,6 +168,7 @@ class HttpAnswers:
         elif sent[3] != "*" and int(sent[3]) != self.size:
             both = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
             problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {both}; {_ELSEWHERE}", self.url)
+        self.doubtful += not self.is_version(headers)
         self._refuse(response, problem)
 
     def _refuse(self, response: aiohttp.ClientResponse, problem: Exception | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import is_without_locks, take_lock
 
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 LOCK_NAME = ".lock"
 """The lock file that a command keeps in a directory it writes."""
 
@@ -110,11 +112,18 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
             os.rmdir(place)
 
 
+def is_url(path: StrPath) -> bool:
+    """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
 def real(path: StrPath) -> str:
-    """The one absolute path of a place, however it is written: ``~``, ``..``, links and a slash at the end resolved."""
-    return os.path.realpath(os.path.expanduser(os.fspath(path)))
+    """The one absolute path of a place, however it is written: ``~``, ``..``, links and a slash at the end resolved; a
+    URL as it is.
+    """
+    return os.fspath(path) if is_url(path) else os.path.realpath(os.path.expanduser(os.fspath(path)))
 
 
 def absolute(path: StrPath) -> str:
-    """An absolute path as text, symlinks kept as the user wrote them."""
-    return os.path.abspath(os.fspath(path))
+    """An absolute path as text, symlinks kept as the user wrote them; a URL is one."""
+    return os.fspath(path) if is_url(path) else os.path.abspath(os.fspath(path))

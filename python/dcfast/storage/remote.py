@@ -7,9 +7,8 @@ object that is replaced meanwhile.
 from __future__ import annotations
 
 import errno
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
@@ -27,15 +26,14 @@ from dcfast.storage.http import (
     retry_reason,
     status_of,
 )
-from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _NS = 1_000_000_000
+REMOTE_HINT = "pip install 'dcfast[remote]'"
 T = TypeVar("T")
 
 
@@ -60,10 +58,11 @@ class RemoteState(NamedTuple):
         digest = core_hashing.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
         return -1 - (digest & ((1 << 62) - 1))
 
-
-def is_url(path: StrPath) -> bool:
-    """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
-    return isinstance(path, str) and _URL.match(path) is not None
+    def is_told_by(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers of an answer say that it is of this version."""
+        modified = _modified_ns({"Last-Modified": headers.get("Last-Modified")})  # type: ignore[typeddict-unknown-key]
+        told = (headers.get("ETag", ""), modified)
+        return any(told) and told == (self.etag, self.modified_ns)
 
 
 def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
@@ -117,11 +116,12 @@ class _Remote:
         try:
             import fsspec.core
         except ImportError:
-            raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
+            raise MissingDependencyError(f"{url}: reading URLs needs fsspec: {REMOTE_HINT}") from None
         try:
             self.fs, self.path = fsspec.core.url_to_fs(url, **options.limited(url))
         except ImportError as error:
-            raise MissingDependencyError(f"{url}: {error}") from error
+            what = f"the package of that name, or: {REMOTE_HINT}"
+            raise MissingDependencyError(f"{url}: {error}; install {what}") from error
         except ValueError as error:
             raise PoolError(f"{url}: {error}") from error
         if "s3" in _protocols(self.fs):
@@ -132,8 +132,10 @@ class _Remote:
 
     def _state_of(self, info: _Info) -> RemoteState:
         size = info.get("size")
-        if info.get("type") == "directory":
+        if info.get("type") == "directory" or self.url.endswith("/"):
             raise IsADirectoryError(errno.EISDIR, "is a directory, expected a shard", self.url)
+        if info.get("mimetype") == "text/html" and not is_shard_name(_last_part(self.path)):
+            raise PoolError(f"{self.url}: it is a page, expected a shard; the URL of a directory must end in a slash")
         if not isinstance(size, int) or isinstance(size, bool):
             raise PoolError(f"{self.url}: the server does not tell the size; download the shard to index it")
         if not 0 <= size < 1 << 63:
@@ -236,14 +238,15 @@ class RemoteShard:
         self._options = options
         self._remote: _Remote | None = None
         self._file: IO[bytes] | None = None
-        self._state = RemoteState(0, "", 0)
+        self._answers: HttpAnswers | None = None
+        self.state = RemoteState(0, "", 0)
         self._changed = False
 
     def open(self) -> tuple[int, int]:
         """(size, what to store as mtime_ns)."""
         self._remote = _Remote(self.url, self._options)
-        self._state = self._remote.state()
-        return self._state.size, self._state.stored_mtime_ns
+        self.state = self._remote.state()
+        return self.state.size, self.state.stored_mtime_ns
 
     def read(self, offset: int, length: int) -> bytes | None:
         """Exactly length bytes at offset; None where the object is no longer what was opened.
@@ -255,12 +258,12 @@ class RemoteShard:
 
         def fetch() -> bytes | None:
             if self._file is None:
-                self._file = _open_ranges(remote, length, self._state.size)
+                self._file, self._answers = _open_ranges(remote, length, self.state)
             try:
                 self._file.seek(offset)
                 data = self._file.read(length)
             except OtherSizeError as error:
-                if remote.state_now() != self._state:
+                if remote.state_now() != self.state:
                     return None
                 raise PoolError(f"{self.url}: {error.strerror}") from error
             except Exception as error:
@@ -272,7 +275,7 @@ class RemoteShard:
                     errno.EIO, f"the server sent {len(data)} bytes, asked for {length}; download it", self.url
                 )
             if len(data) < length:
-                if remote.state_now() != self._state:
+                if remote.state_now() != self.state:
                     return None
                 raise OSError(
                     errno.EIO, f"the server sent {len(data)} of {length} bytes; try again, or download it", self.url
@@ -285,13 +288,27 @@ class RemoteShard:
         self._changed = data is None
         return data
 
+    def is_unchanged(self) -> bool:
+        """Whether all that was read so far is of the object that was opened: where the answers do not tell, the server
+        is asked for its state.
+        """
+        assert self._remote is not None
+        if self._changed:
+            return False
+        if self._answers is not None and not self._answers.doubtful:
+            return True
+        self._changed = self._remote.state() != self.state
+        if self._answers is not None:
+            self._answers.doubtful = 0
+        return not self._changed
+
     def finish(self) -> str:
         """What is wrong with what was read, or an empty string: asks the server for its state once more."""
         if self._file is not None:
             self._file.close()
             self._file = None
         assert self._remote is not None
-        if not self._changed and self._remote.state() == self._state:
+        if not self._changed and self._remote.state() == self.state:
             return ""
         return "the shard was replaced while it was indexed (another size, ETag or time): index it again"
 
@@ -300,18 +317,19 @@ def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-def _open_ranges(remote: _Remote, length: int, size: int) -> IO[bytes]:
-    """A file object whose every read is one request, where the file system can do that."""
-    fs, known = remote.fs, {}
+def _open_ranges(remote: _Remote, length: int, state: RemoteState) -> tuple[IO[bytes], HttpAnswers | None]:
+    """A file object whose every read is one request, where the file system can do that; of http the checks of it."""
+    fs, known, answers = remote.fs, {}, None
     if "http" in _protocols(fs):
         # the size saves asking for it again; a compressed answer would be a range of other bytes
         headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-        known = {"size": size, "headers": headers, "raise_for_status": HttpAnswers(remote.url, size).check_range}
+        answers = HttpAnswers(remote.url, state.size, is_version=state.is_told_by)
+        known = {"size": state.size, "headers": headers, "raise_for_status": answers.check_range}
     try:
         file: IO[bytes] = fs.open(remote.path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
     except TypeError:  # a file system of whole files, such as that of an archive
         file = fs.open(remote.path, "rb")
-    return file
+    return file, answers
 
 
 def _cause(error: Exception) -> Exception:
