@@ -12,6 +12,7 @@ from dcfast.index.segments import Segment, ShardReport
 from dcfast.process.compute import thread_count
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
+from dcfast.storage.listing import TarListing
 from dcfast.storage.paths import is_url
 from dcfast.storage.remote import RemoteShard, list_shards
 from dcfast.storage.shards import find_shards
@@ -169,6 +170,10 @@ def _shards(paths: Shards, remote: RemoteOptions | None) -> tuple[list[str], lis
     if not (is_url(path) and path.endswith("/")):
         return find_shards(paths)
     states, passed_over = list_shards(path, remote)
-    if not states:
-        raise PoolError(f"index_tars: no .tar files in directory {path!r}; give the directory that holds shards")
-    return [path + name for name in sorted(states)], passed_over
+    listing = TarListing(path, sorted(states), passed_over)
+    if not listing.names:
+        raise PoolError(
+            f"index_tars: no .tar files in directory {path!r}{listing.hint}; give the directory that holds shards"
+        )
+    listing.check()
+    return [path + name for name in listing.names], passed_over
