@@ -49,6 +49,16 @@ ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Of
   });
 }
 
+using TextBuffer = Input<std::uint8_t, "buffers">;
+
+ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, unsigned threads) {
+  std::vector<std::span<const char>> texts;
+  for (const TextBuffer& buffer : buffers) texts.push_back(chars_of(buffer.view));
+  return parsed(views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_views(views.view, texts, uids, valid, threads, poll);
+  });
+}
+
 /// Reads Python strings, which takes the GIL: nothing here but the look at 32 bytes an item. None counts as
 /// not valid; other things than str, bytes and None are a TypeError.
 ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::bytes, py::none>>& texts) {
@@ -85,7 +95,7 @@ ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::byte
       throw py::type_error("texts must hold str, bytes or None; got " + std::string(Py_TYPE(item)->tp_name) +
                            " at index " + std::to_string(i));
     }
-    const bool is_uid = parse_uid({text, static_cast<std::size_t>(size)}, uids.view[i]);
+    const bool is_uid = parse_uid_or_uuid({text, static_cast<std::size_t>(size)}, uids.view[i]);
     valid.view[i] = is_uid;
     good += is_uid ? 1 : 0;
   }
@@ -166,6 +176,8 @@ void bind_uids(py::module_& m) {
         "Uids from Arrow's string layout: (uids, valid, number valid).");
   m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "threads"_a,
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
+  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "threads"_a,
+        "Uids from Arrow's string_view layout: (uids, valid, number valid).");
   m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");
   m.def("uid_sort", &sorted_uids, "uids"_a, "unique"_a, "threads"_a, "A sorted copy.");
