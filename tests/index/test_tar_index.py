@@ -345,7 +345,7 @@ def test_threads_and_directories(tmp_path: Path) -> None:
     pairs = [(path, path.name) for path in paths]
     for threads in (1, 2, 3, None):
         write_segment(pairs, tmp_path / f"s{threads}", threads)
-    assert len({(tmp_path / f"s{t}").read_bytes() for t in (1, 2, 3, 0)}) == 1
+    assert len({(tmp_path / f"s{t}").read_bytes() for t in (1, 2, 3, None)}) == 1
     by_list, by_directory = index_tars(paths, threads=2), index_tars(tmp_path)
     assert by_list.members().equals(by_directory.members())
     assert by_list.samples().equals(by_directory.samples())
