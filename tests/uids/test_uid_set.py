@@ -170,7 +170,7 @@ def test_missing_values_are_no_uids(missing: object, form: Any) -> None:
     assert to_ints(parsed) == [7, 0, 7, 0]
     with pytest.raises(ValueError, match=r"texts\[1\] is not a uid: expected 32 hex.*; got .*2 of 4 are not"):
         u.uid_parse(form([text, missing, text, missing]))
-    with pytest.raises(TypeError, match="texts must hold str, bytes or None; got float at index 2"):
+    with pytest.raises(TypeError, match=r"texts must hold str, bytes, uuid\.UUID or None; got float at index 2"):
         u.uid_parse(form([text, missing, 1.5]), errors="mask")
 
 
@@ -239,7 +239,7 @@ def test_polars_series() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([1], "texts must hold str, bytes or None; got int at index 0"),
+        ([1], "texts must hold str, bytes, uuid.UUID or None; got int at index 0"),
         (["0" * 32, 2.5], "got float at index 1"),
         ("0" * 32, r"texts must be a sequence of texts; got one str: pass \[text\]"),
         (np.zeros(3), "texts must hold text; got dtype float64"),

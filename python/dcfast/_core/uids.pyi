@@ -114,7 +114,7 @@ def uid_parse_list(
     texts: list[str | bytes | None],
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
-    Uids from a list of str, bytes or None: (uids, valid, number valid).
+    Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).
     """
 
 def uid_parse_offsets32(

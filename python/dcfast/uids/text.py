@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Protocol, cast, overload
 
@@ -15,12 +14,15 @@ from dcfast.storage.arrow import arrow_column, text_buffers, view_buffers
 from dcfast.uids.files import RECORD_DTYPE, UID_DTYPE, UidArray, borrowable
 
 if TYPE_CHECKING:
+    import uuid
+
     import pyarrow as pa
+
+    Texts = Iterable[str | bytes | uuid.UUID | None]
 
 BoolArray = npt.NDArray[np.bool_]
 Parsed = tuple[UidArray, BoolArray, int]
 """uids, which of them are valid, how many are."""
-Texts = Iterable[str | bytes | uuid.UUID | None]
 
 UID_BYTES = 16
 _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
@@ -82,7 +84,7 @@ def uid_parse(
         rows = np.asarray(texts)
         uids, valid, num_valid = _parse_numpy(rows, count)
     elif isinstance(texts, list) or (column := arrow_column(texts)) is None:
-        rows = texts if type(texts) is list else list(cast(Texts, texts))
+        rows = texts if type(texts) is list else list(cast("Texts", texts))
         uids, valid, num_valid = _parse_list(rows)
     else:
         rows = column
@@ -113,19 +115,17 @@ def _parse_numpy(texts: npt.NDArray[np.generic], threads: int) -> Parsed:
 def _parse_list(texts: list[str | bytes | uuid.UUID | None]) -> Parsed:
     try:
         return core_uids.uid_parse_list(texts)  # type: ignore[arg-type]  # it says what is none of its types
-    except TypeError:  # looked at only then: a list of texts is read as fast as without other things
-        return core_uids.uid_parse_list([_as_text(text) for text in texts])
+    except TypeError:  # looked at only then: a list of texts is read as fast as without missing values
+        given = [None if _is_missing(text) else text for text in texts]
+        return core_uids.uid_parse_list(given)  # type: ignore[arg-type]
 
 
-def _as_text(value: str | bytes | uuid.UUID | None) -> str | bytes | None:
-    """A UUID as its digits; None for what stands for no value: a NaN, or pandas' NA and NaT. (None the core knows.)"""
-    if isinstance(value, uuid.UUID):
-        return value.hex
+def _is_missing(value: object) -> bool:
+    """Whether it stands for no value: a NaN, or pandas' NA and NaT. (None the core knows.)"""
     if isinstance(value, float | np.floating):
-        return None if value != value else value
+        return bool(value != value)
     kind = type(value)
-    is_missing = kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("NAType", "NaTType")
-    return None if is_missing else value
+    return kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("NAType", "NaTType")
 
 
 def _shown(value: object) -> str:
@@ -285,6 +285,7 @@ def uid_to_arrow(uids: UidArray, *, form: Literal["binary", "text"] = "binary", 
     """
     if form not in ("binary", "text"):
         raise ValueError(f'form must be "binary" or "text"; got {form!r}')
+    thread_count(threads)  # checked of bytes, too
     if form == "text":
         return uid_format(uids, threads=threads)
     import pyarrow as pa
