@@ -1,4 +1,4 @@
-"""Indexes as streams of Arrow batches, for Arrow's C interface: pyarrow, polars, duckdb and pandas read them.
+"""Indexes as streams of Arrow batches, for Arrow's C interface: pyarrow and polars read them.
 
 A batch is made when it is asked for: what of it is no view of the mapped file takes the memory of one batch.
 """

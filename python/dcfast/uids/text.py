@@ -265,7 +265,7 @@ def uid_format(uids: UidArray, *, as_list: bool = False, threads: int | None = N
 
 
 def uid_to_arrow(uids: UidArray, *, form: Literal["binary", "text"] = "binary", threads: int | None = None) -> pa.Array:
-    """Uids as a column for Arrow, polars, pandas, duckdb or parquet; :func:`uid_parse` reads it back.
+    """Uids as a column for Arrow, polars, pandas or parquet; :func:`uid_parse` reads it back.
 
     Args:
         uids: (n,) ``"u8,u8"``.
