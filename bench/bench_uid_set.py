@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -183,7 +184,58 @@ def time_parsing(bench: harness.Bench, uids: Uids, compiled: Floors | str) -> No
     bench.compare("uid_parse_arrow", from_arrow, shape=shape, dtype="arrow string", size_bytes=size, touched=[flat])
 
 
+def text_forms(uids: Uids) -> dict[str, Any]:
+    """The same uids as columns of each form, Arrow's string first."""
+    import dcfast
+    import pyarrow as pa
+
+    column, raw = dcfast.uid_format(uids), dcfast.uid_to_arrow(uids)
+    digits = np.frombuffer(column.buffers()[2], np.uint8).reshape(-1, 32)
+    dashed = np.full((len(uids), 36), ord("-"), np.uint8)
+    for first, last, to in ((0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24)):
+        dashed[:, to : to + last - first] = digits[:, first:last]
+    offsets = np.arange(0, dashed.size + 1, 36, dtype=np.int32)
+    step = len(uids) // 10 + 1
+    forms: dict[str, Any] = {
+        "Arrow string": column,
+        "large_string": column.cast(pa.large_string()),
+        "string_view": column.cast(pa.string_view()),
+        "binary": column.cast(pa.binary()),
+        "dashed string": pa.StringArray.from_buffers(len(uids), pa.py_buffer(offsets), pa.py_buffer(dashed)),
+        "fixed_size_binary(16)": raw,
+        "arrow.uuid": raw.cast(pa.uuid()),
+        "chunked string": pa.chunked_array([column[at : at + step] for at in range(0, len(uids), step)]),
+        "dictionary": pa.DictionaryArray.from_arrays(np.arange(len(uids), dtype=np.int32), column),
+    }
+    if harness.version_of("polars"):
+        forms["polars string"] = _polars().Series(column)
+    if harness.version_of("pandas"):
+        import pandas as pd
+
+        forms["pandas string[pyarrow]"] = pd.Series(column, dtype="string[pyarrow]")
+    return forms
+
+
+def time_forms(bench: harness.Bench, op: str, uids: Uids, forms: dict[str, Any]) -> None:
+    """Each form of some uids, parsed, beside the first of them."""
+    import dcfast
+
+    threads = bench.options.threads
+
+    def side(name: str, form: Any) -> Side:
+        def check(got: tuple[Uids, npt.NDArray[np.bool_]]) -> None:
+            require_equal(name, "uids", got[0], uids)
+            require_equal(name, "mask", bool(got[1].all()), True)
+
+        return Side(name, lambda: dcfast.uid_parse(form, threads=threads), check, threads=threads)
+
+    sides = [side(name, form) for name, form in forms.items()]
+    bench.compare(op, sides, shape=f"{len(uids)} uids", dtype="each form", size_bytes=uids.nbytes, rounds=3)
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
+    import dcfast
+
     options = harness.parse_options("bench_uid_set", argv, __doc__)
     bench = harness.Bench("bench_uid_set", options)
     scale = 500 if options.quick else 1
@@ -197,6 +249,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
         needles = needles[np.random.Generator(np.random.PCG64(3)).permutation(count)]
         time_membership(bench, ordered, needles, compiled)
         time_parsing(bench, uids[:count].copy(), compiled)
+        time_forms(bench, "uid_parse_forms", uids, text_forms(uids))
+        few = uids[:count].copy()
+        column = dcfast.uid_format(few)
+        objects = {"Arrow string": column, "list of str": column.to_pylist()}
+        objects["list of UUID"] = [uuid.UUID(text) for text in objects["list of str"]]
+        time_forms(bench, "uid_parse_objects", few, objects)
     return bench.finish()
 
 

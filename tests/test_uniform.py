@@ -38,6 +38,7 @@ GIVEN: dict[str, tuple[object, ...]] = {
     "uid_isin": (UIDS, UIDS),
     "uid_parse": (["1", "2"],),
     "uid_sort": (UIDS,),
+    "uid_to_arrow": (UIDS,),
     "uid_union": (UIDS, UIDS),
     "uid_unique": (UIDS,),
 }

@@ -49,13 +49,44 @@ ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Of
   });
 }
 
+using TextBuffer = Input<std::uint8_t, "buffers">;
+
+ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, unsigned threads) {
+  std::vector<std::span<const char>> texts;
+  for (const TextBuffer& buffer : buffers) texts.push_back(chars_of(buffer.view));
+  return parsed(views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_views(views.view, texts, uids, valid, threads, poll);
+  });
+}
+
+/// Numbers of uuid.UUID objects.
+class UuidReader {
+ public:
+  /// False where the item is another object.
+  bool read(PyObject* item, Uid& out) {
+    if (!type_) type_ = py::module_::import("uuid").attr("UUID");
+    if (!py::isinstance(item, type_)) return false;
+    const py::object number = py::reinterpret_borrow<py::object>(item).attr(name_);
+    const py::object high = number >> shift_;
+    out = {PyLong_AsUnsignedLongLongMask(high.ptr()), PyLong_AsUnsignedLongLongMask(number.ptr())};
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return true;
+  }
+
+ private:
+  py::object type_;
+  py::str name_{"int"};
+  py::int_ shift_{64};
+};
+
 /// Reads Python strings, which takes the GIL: nothing here but the look at 32 bytes an item. None counts as
-/// not valid; other things than str, bytes and None are a TypeError.
+/// not valid; other things than str, bytes, UUID and None are a TypeError.
 ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::bytes, py::none>>& texts) {
   const auto n = static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr()));
   Output<Uid> uids(n);
   Output<bool> valid(n);
   std::size_t good = 0;
+  UuidReader uuids;
   constexpr std::size_t ahead = 16;
   constexpr std::size_t poll_every = std::size_t{1} << 20;
   for (std::size_t i = 0; i < n; ++i) {
@@ -82,10 +113,15 @@ ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::byte
       text = PyBytes_AS_STRING(item);
       size = PyBytes_GET_SIZE(item);
     } else if (item != Py_None) {
-      throw py::type_error("texts must hold str, bytes or None; got " + std::string(Py_TYPE(item)->tp_name) +
-                           " at index " + std::to_string(i));
+      if (!uuids.read(item, uids.view[i])) {
+        throw py::type_error("texts must hold str, bytes, uuid.UUID or None; got " + std::string(Py_TYPE(item)->tp_name) +
+                             " at index " + std::to_string(i));
+      }
+      valid.view[i] = true;
+      ++good;
+      continue;
     }
-    const bool is_uid = parse_uid({text, static_cast<std::size_t>(size)}, uids.view[i]);
+    const bool is_uid = parse_uid_or_uuid({text, static_cast<std::size_t>(size)}, uids.view[i]);
     valid.view[i] = is_uid;
     good += is_uid ? 1 : 0;
   }
@@ -166,7 +202,9 @@ void bind_uids(py::module_& m) {
         "Uids from Arrow's string layout: (uids, valid, number valid).");
   m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "threads"_a,
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes or None: (uids, valid, number valid).");
+  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "threads"_a,
+        "Uids from Arrow's string_view layout: (uids, valid, number valid).");
+  m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");
   m.def("uid_sort", &sorted_uids, "uids"_a, "unique"_a, "threads"_a, "A sorted copy.");
   m.def("record_sort", &sorted_records, "records"_a, "threads"_a, "A sorted copy.");

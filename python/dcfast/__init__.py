@@ -39,7 +39,7 @@ _PUBLIC = {
     "dcfast.storage.hashing": ("hash_members",),
     "dcfast.uids": (
         *("load_subset", "save_subset", "uid_difference", "uid_format", "uid_intersect", "uid_isin", "uid_parse"),
-        *("uid_sort", "uid_union", "uid_unique"),
+        *("uid_sort", "uid_to_arrow", "uid_union", "uid_unique"),
     ),
 }
 _LAZY = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -35,6 +35,7 @@ from dcfast.uids.sets import (
     uid_isin,
     uid_parse,
     uid_sort,
+    uid_to_arrow,
     uid_union,
     uid_unique,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "uid_isin",
     "uid_parse",
     "uid_sort",
+    "uid_to_arrow",
     "uid_union",
     "uid_unique",
 ]

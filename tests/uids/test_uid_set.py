@@ -112,7 +112,9 @@ def test_only_1_to_32_hex_digits_are_valid(texts: list[str]) -> None:
 )  # fmt: skip
 def test_bad_text_is_named(bad: str) -> None:
     good = "0123456789abcdef0123456789ABCDEF"
-    with pytest.raises(ValueError, match=r"texts\[2\] is not a uid: expected 32 hexadecimal digits; got ") as caught:
+    with pytest.raises(
+        ValueError, match=r"texts\[2\] is not a uid: expected 32 hexadecimal digits or a dashed UUID; got "
+    ) as caught:
         u.uid_parse([good, good, bad, bad])
     assert repr(bad) in str(caught.value)
     assert "(2 of 4 are not;" in str(caught.value)
@@ -168,7 +170,7 @@ def test_missing_values_are_no_uids(missing: object, form: Any) -> None:
     assert to_ints(parsed) == [7, 0, 7, 0]
     with pytest.raises(ValueError, match=r"texts\[1\] is not a uid: expected 32 hex.*; got .*2 of 4 are not"):
         u.uid_parse(form([text, missing, text, missing]))
-    with pytest.raises(TypeError, match="texts must hold str, bytes or None; got float at index 2"):
+    with pytest.raises(TypeError, match=r"texts must hold str, bytes, uuid\.UUID or None; got float at index 2"):
         u.uid_parse(form([text, missing, 1.5]), errors="mask")
 
 
@@ -237,12 +239,12 @@ def test_polars_series() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([1], "texts must hold str, bytes or None; got int at index 0"),
+        ([1], "texts must hold str, bytes, uuid.UUID or None; got int at index 0"),
         (["0" * 32, 2.5], "got float at index 1"),
         ("0" * 32, r"texts must be a sequence of texts; got one str: pass \[text\]"),
         (np.zeros(3), "texts must hold text; got dtype float64"),
-        (pa.array([1, 2]), "texts must hold strings; got a pyarrow array of int64"),
-        (pa.table({"uid": ["0"]}), "got Table"),
+        (pa.array([1, 2]), "texts must hold strings, .* or arrow.uuid; got Int64Array of int64$"),
+        (pa.table({"uid": ["0"]}), "got Table of struct<uid: string>: pass one of its columns"),
     ],
 )
 def test_parse_refuses_other_types(texts: object, message: str) -> None:

@@ -30,7 +30,7 @@ std::size_t parse_each(std::span<Uid> out, std::span<bool> valid, unsigned threa
   for_text_blocks(out.size(), threads, poll, [&](std::size_t begin, std::size_t end) {
     std::size_t good = 0;
     for (std::size_t i = begin; i < end; ++i) {
-      const bool is_uid = parse_uid(text_of(i), out[i]);
+      const bool is_uid = parse_uid_or_uuid(text_of(i), out[i]);
       valid[i] = is_uid;
       good += is_uid ? 1 : 0;
     }
@@ -203,6 +203,26 @@ std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::
 std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int64_t> offsets, std::span<Uid> out,
                                std::span<bool> valid, unsigned threads, const Poll& poll) {
   return parse_offsets(data, offsets, out, valid, threads, poll);
+}
+
+std::size_t parse_uids_views(std::span<const std::int32_t> views, std::span<const std::span<const char>> buffers, std::span<Uid> out,
+                             std::span<bool> valid, unsigned threads, const Poll& poll) {
+  constexpr std::size_t inlined = 12;
+  require(valid.size() == out.size() && views.size() == checked_mul(out.size(), 4, "views"),
+          "views must have four numbers for each text; got ", views.size(), " for ", out.size());
+  return parse_each(out, valid, threads, poll, [&](std::size_t i) {
+    const std::int32_t* const view = views.data() + 4 * i;
+    // negative numbers become huge ones and fail the same comparisons
+    const auto size = static_cast<std::uint64_t>(view[0]);
+    if (size <= inlined) return std::string_view(reinterpret_cast<const char*>(view + 1), size);
+    const auto buffer = static_cast<std::uint64_t>(view[2]);
+    const auto from = static_cast<std::uint64_t>(view[3]);
+    if (buffer >= buffers.size() || from > buffers[buffer].size() || size > buffers[buffer].size() - from) {
+      refuse_argument("views must point inside their buffers; got buffer ", view[2], " of ", buffers.size(), ", offset ", view[3],
+                      " and size ", view[0], " for text ", i);
+    }
+    return std::string_view(buffers[buffer].data() + from, size);
+  });
 }
 
 void format_uids(std::span<const Uid> uids, std::span<char> out, unsigned threads, const Poll& poll) {

@@ -20,7 +20,7 @@ struct UidRecord {
 static_assert(sizeof(UidRecord) == 24);
 
 /// Texts of a fixed width, one after another (NumPy "S<width>": shorter texts end in NUL bytes). Text i is valid where it
-/// is 1 to 32 hex digits, either case (`parse_uid`); otherwise valid[i] is false and out[i] zero.
+/// is 1 to 32 hex digits, either case, or a dashed UUID (`parse_uid_or_uuid`); otherwise valid[i] is false and out[i] zero.
 /// Returns how many are valid. Throws invalid_argument where sizes do not agree.
 std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std::span<Uid> out, std::span<bool> valid,
                              unsigned threads, const Poll& poll = {});
@@ -31,6 +31,11 @@ std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::
                                std::span<bool> valid, unsigned threads, const Poll& poll = {});
 std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int64_t> offsets, std::span<Uid> out,
                                std::span<bool> valid, unsigned threads, const Poll& poll = {});
+
+/// Texts as Arrow's string_view lays them out, four numbers each: size; then up to 12 bytes of text, or its first 4, the
+/// buffer that holds it, and where. Throws invalid_argument where one points outside its buffer, also of a null.
+std::size_t parse_uids_views(std::span<const std::int32_t> views, std::span<const std::span<const char>> buffers, std::span<Uid> out,
+                             std::span<bool> valid, unsigned threads, const Poll& poll = {});
 
 /// 32 lower-case hex digits a uid, without separators: out.size() = 32 * uids.size().
 void format_uids(std::span<const Uid> uids, std::span<char> out, unsigned threads, const Poll& poll = {});

@@ -18,6 +18,7 @@
 namespace dcfast {
 
 inline constexpr std::size_t kUidTextSize = 32;
+inline constexpr std::size_t kUuidTextSize = 36;  // 8-4-4-4-12 digits, dashes between
 
 namespace uid_text_detail {
 
@@ -54,6 +55,21 @@ inline bool parse_uid_32_scalar(const char* text, Uid& out) noexcept {
   return good;
 }
 
+/// Reads 36 bytes at `text`: the digits of a dashed UUID. The dashes are not looked at: `has_uuid_dashes`.
+inline bool parse_uuid_36_scalar(const char* text, Uid& out) noexcept {
+  std::array<char, kUidTextSize> digits;
+  std::memcpy(digits.data(), text, 8);
+  std::memcpy(digits.data() + 8, text + 9, 4);
+  std::memcpy(digits.data() + 12, text + 14, 4);
+  std::memcpy(digits.data() + 16, text + 19, 4);
+  std::memcpy(digits.data() + 20, text + 24, 12);
+  return parse_uid_32_scalar(digits.data(), out);
+}
+
+inline bool has_uuid_dashes(const char* text) noexcept {
+  return text[8] == '-' && text[13] == '-' && text[18] == '-' && text[23] == '-';
+}
+
 /// Writes 32 lower-case hex digits at `out`.
 inline void format_uid_32_scalar(const Uid& uid, char* out) noexcept {
   constexpr const char* digits = "0123456789abcdef";
@@ -81,17 +97,35 @@ inline __m128i digits_to_words(__m128i text, __m128i& good) noexcept {
 
 }  // namespace uid_text_detail
 
-inline bool parse_uid_32(const char* text, Uid& out) noexcept {
+namespace uid_text_detail {
+
+/// A uid from its first and its last 16 digits.
+inline bool parse_digits(__m128i first, __m128i last, Uid& out) noexcept {
   __m128i good = _mm_set1_epi8(-1);
-  const __m128i high = uid_text_detail::digits_to_words(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text)), good);
-  const __m128i low =
-      uid_text_detail::digits_to_words(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text + 16)), good);
+  const __m128i high = digits_to_words(first, good);
+  const __m128i low = digits_to_words(last, good);
   const __m128i big_endian = _mm_packus_epi16(high, low);
   const __m128i swap = _mm_set_epi8(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   const bool whole = _mm_movemask_epi8(good) == 0xFFFF;
   const __m128i keep = _mm_set1_epi8(whole ? -1 : 0);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(&out), _mm_and_si128(_mm_shuffle_epi8(big_endian, swap), keep));
   return whole;
+}
+
+inline __m128i load_16(const char* text) noexcept { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(text)); }
+
+}  // namespace uid_text_detail
+
+inline bool parse_uid_32(const char* text, Uid& out) noexcept {
+  return uid_text_detail::parse_digits(uid_text_detail::load_16(text), uid_text_detail::load_16(text + 16), out);
+}
+
+/// The groups of digits lie shifted by the dashes before them: loads as much further on bring each to its place.
+inline bool parse_uuid_36(const char* text, Uid& out) noexcept {
+  using uid_text_detail::load_16;
+  const __m128i first = _mm_blend_epi16(_mm_blend_epi16(load_16(text), load_16(text + 1), 0x30), load_16(text + 2), 0xC0);
+  const __m128i last = _mm_blend_epi16(load_16(text + 19), load_16(text + 20), 0xFC);
+  return uid_text_detail::parse_digits(first, last, out);
 }
 
 inline void format_uid_32(const Uid& uid, char* out) noexcept {
@@ -108,6 +142,7 @@ inline void format_uid_32(const Uid& uid, char* out) noexcept {
 #else
 
 inline bool parse_uid_32(const char* text, Uid& out) noexcept { return parse_uid_32_scalar(text, out); }
+inline bool parse_uuid_36(const char* text, Uid& out) noexcept { return parse_uuid_36_scalar(text, out); }
 inline void format_uid_32(const Uid& uid, char* out) noexcept { format_uid_32_scalar(uid, out); }
 
 #endif
@@ -122,6 +157,12 @@ inline bool parse_uid(std::string_view text, Uid& out) noexcept {
   padded.fill('0');
   std::memcpy(padded.data() + kUidTextSize - text.size(), text.data(), text.size());
   return parse_uid_32(padded.data(), out);
+}
+
+/// The same, or the 36 characters of a dashed UUID: what people's tables hold, of whom not all have been DataComp's.
+inline bool parse_uid_or_uuid(std::string_view text, Uid& out) noexcept {
+  if (text.size() == kUuidTextSize && has_uuid_dashes(text.data())) return parse_uuid_36(text.data(), out);
+  return parse_uid(text, out);
 }
 
 /// 32 lower-case hex digits.

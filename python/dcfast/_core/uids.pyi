@@ -25,6 +25,7 @@ __all__: list[str] = [
     "uid_parse_list",
     "uid_parse_offsets32",
     "uid_parse_offsets64",
+    "uid_parse_views",
     "uid_sort",
     "uid_union",
 ]
@@ -113,7 +114,7 @@ def uid_parse_list(
     texts: list[str | bytes | None],
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
-    Uids from a list of str, bytes or None: (uids, valid, number valid).
+    Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).
     """
 
 def uid_parse_offsets32(
@@ -128,6 +129,15 @@ def uid_parse_offsets64(
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
     Uids from Arrow's large_string layout: (uids, valid, number valid).
+    """
+
+def uid_parse_views(
+    views: numpy.typing.NDArray[numpy.int32],
+    buffers: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]],
+    threads: typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
+    """
+    Uids from Arrow's string_view layout: (uids, valid, number valid).
     """
 
 def uid_sort(

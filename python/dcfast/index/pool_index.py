@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, sample_records, split_row_ids
 from dcfast.index.segments import Segment
+from dcfast.index.streams import record_stream
 from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.paths import absolute, is_url
@@ -132,6 +133,14 @@ class PoolIndex:
 
     def __repr__(self) -> str:
         return f"<PoolIndex {str(self.folder)!r}: {self.num_shards} shards, {len(self)} rows with uid>"
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The rows, sorted by uid, by Arrow's C interface: ``polars.DataFrame(index)``, ``pyarrow.table(index)``.
+
+        Columns uid (fixed_size_binary(16)), shard and row (u32), as ``find`` has them.
+        Memory: of a batch of 262,144 rows, 80 bytes each.   Cost: each row is copied once.
+        """
+        return record_stream(self.records).__arrow_c_stream__(requested_schema)
 
     @property
     def num_shards(self) -> int:

@@ -1,4 +1,4 @@
-"""Arrow's columns of text; and its streams, as Hugging Face's ``datasets`` caches them: the one place that opens them.
+"""Arrow's columns, whoever made them; and its stream files, as Hugging Face's ``datasets`` caches them: the one opener.
 
 The file is mapped, so a batch takes no memory of its own, and what a batch says of itself must hold: it is validated
 in full before anything is taken from it. Compressed batches, which decode to more than they take, and dictionaries are
@@ -71,6 +71,31 @@ class ArrowStream:
         if not 0 <= at <= len(self._bytes) - len(data):
             raise self._damaged("a list that is null, but not empty")
         return at
+
+
+def arrow_column(values: object) -> pa.Array | pa.ChunkedArray | None:
+    """A column as pyarrow has it, not copied: its own, or one that comes by Arrow's C interface. None: neither.
+
+    The libraries that keep texts in another form than Arrow's (pandas' ``string[python]``) copy them once.
+    """
+    if hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        if isinstance(values, pa.Array | pa.ChunkedArray):
+            return values
+        return pa.array(values) if hasattr(values, "__arrow_c_array__") else pa.chunked_array(values)
+    return None
+
+
+def view_buffers(column: pa.Array) -> tuple[npt.NDArray[np.int32], list[npt.NDArray[np.uint8]]]:
+    """The (4 n,) int32 views of a column of string_view or binary_view, and the buffers they point into. No copy.
+
+    The view of a null is whatever it is.
+    """
+    _, views, *buffers = column.buffers()
+    return np.frombuffer(views, np.int32, 4 * len(column), 16 * column.offset), [
+        np.frombuffer(buffer, np.uint8) if buffer else np.empty(0, np.uint8) for buffer in buffers
+    ]
 
 
 def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.signedinteger]]:

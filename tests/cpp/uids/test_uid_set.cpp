@@ -89,6 +89,49 @@ void test_text() {
   }
 }
 
+void test_dashed_text() {
+  const std::string text = "00112233-4455-6677-8899-AABBccddeeff";
+  Uid uid;
+  CHECK(dcfast::parse_uid_or_uuid(text, uid));
+  CHECK((uid == Uid{0x0011223344556677ULL, 0x8899aabbccddeeffULL}));
+  CHECK(!dcfast::parse_uid(text, uid));  // the uid of a json member is DataComp's form alone
+  CHECK(dcfast::parse_uid_or_uuid("ff", uid) && (uid == Uid{0, 255}));
+  // every byte value at every place, by both variants
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    for (int c = 0; c < 256; ++c) {
+      std::string changed = text;
+      changed[at] = static_cast<char>(c);
+      const bool is_digit = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+      const bool good = text[at] == '-' ? c == '-' : is_digit;
+      CHECK(dcfast::parse_uid_or_uuid(changed, uid) == good);
+      if (!good) CHECK((uid == Uid{}));
+      Uid fast{9, 9};
+      Uid plain{9, 9};
+      CHECK(dcfast::parse_uuid_36(changed.data(), fast) == dcfast::parse_uuid_36_scalar(changed.data(), plain));
+      CHECK(fast == plain);
+    }
+  }
+}
+
+void test_views() {
+  const std::string_view chars = "..00112233445566778899aabbccddeeff";
+  const std::vector<std::span<const char>> buffers{{}, {chars.data(), chars.size()}};
+  const auto parsed = [&](std::vector<std::int32_t> view) {
+    Uid uid;
+    bool valid = false;
+    const std::size_t good = dcfast::parse_uids_views(view, buffers, {&uid, 1}, {&valid, 1}, 1);
+    CHECK(good == (valid ? 1U : 0U));
+    return uid;
+  };
+  CHECK((parsed({32, 0, 1, 2}) == Uid{0x0011223344556677ULL, 0x8899aabbccddeeffULL}));
+  CHECK((parsed({2, 0x6666, 9, 9}) == Uid{0, 255}));  // "ff", in the view itself
+  CHECK((parsed({0, 0, 0, 0}) == Uid{}));
+  for (const std::vector<std::int32_t>& bad : {std::vector<std::int32_t>{32, 0, 1, 3}, {32, 0, 0, 0}, {32, 0, 2, 0}, {32, 0, -1, 0},
+                                               {32, 0, 1, -1}, {-1, 0, 1, 0}, {0x7fffffff, 0, 1, 1}, {32, 0, 1}}) {
+    CHECK_THROWS(dcfast::Error, parsed(bad));
+  }
+}
+
 void test_sort_and_sets(unsigned threads) {
   for (const std::size_t n : {0UL, 1UL, 2UL, 17UL, 1009UL, 8191UL, 8193UL, 40009UL}) {
     for (const Kind kind : kKinds) {
@@ -232,6 +275,8 @@ void test_merge() {
 
 int main() {
   test_text();
+  test_dashed_text();
+  test_views();
   for (const unsigned threads : {1U, 2U, 5U}) test_sort_and_sets(threads);
   test_merge();
   return failures();
