@@ -1,0 +1,31 @@
+"""``open_pool``: the reader of a pool, by the directory of its index."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from dcfast.access.batch import PathLike
+from dcfast.access.reader import PoolReader, ReaderOptions
+from dcfast.errors import PoolError
+from dcfast.index.pool import shard_folder
+from dcfast.index.pool_index import check_layout, index_folder
+
+
+def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Unpack[ReaderOptions]) -> PoolReader:
+    """Opens the pool that a run indexed.
+
+    Args:
+        index_dir: a run's output directory, or the ``index`` directory in it: ``segment-*.dcx`` and ``pool.npy``.
+        shards_dir: the pool's ``shards`` directory (or the pool).
+        options: see PoolReader.
+    Raises:
+        PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
+    """
+    folder = index_folder(index_dir)
+    segments = sorted(folder.glob("*.dcx"))
+    if not segments:
+        raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
+    check_layout(folder, segments)
+    records = folder / "pool.npy"
+    base = None if shards_dir is None else shard_folder(shards_dir)
+    return PoolReader(base, segments, records if records.exists() else None, **options)
