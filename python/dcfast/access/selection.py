@@ -65,8 +65,8 @@ class Selection:
         self._uids = uids if uids is None or isinstance(uids, np.ndarray) else os.path.abspath(uids)
         self._extensions, self._missing, self._missing_members = extensions, missing, missing_members
         self._in_pool_order = in_pool_order
-        self.count = 0
-        self.fingerprint = ""
+        self.count: int = 0
+        self.fingerprint: str = ""
         self._begin()
         self.reader.locate([], extensions, missing_members=missing_members)  # checks the two
 
