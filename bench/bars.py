@@ -63,6 +63,7 @@ class Bar:
 
 
 DALI = "DALI wds2idx"
+DCFAST_NUMBERS = "dcfast, by random numbers"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
 FAISS = "faiss IndexFlatIP"
@@ -74,6 +75,8 @@ GNU_TAR = "GNU tar -tv"
 IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
+WEBDATASET_ORDER = "webdataset, in order"
+WEBDATASET_SHUFFLED = "webdataset, shuffled"
 TORCH_LOGITS = "the formula in torch, with logits"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
@@ -91,6 +94,11 @@ def _index(name: str, work: str, over: str, under: str, sense: Sense, wanted: Wa
 def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
     op = name.removesuffix("_vs_numpy").removesuffix("_vs_datacomp")
     return Bar(name, "bench_uid_set", work, op, peer, "dcfast", "least", *wanted, floor=floor)
+
+
+def _dataset(name: str, op: str, peer: str, bar: float, under: str = "dcfast") -> Bar:
+    work = f"a pool by DataLoader, {'by random numbers' if under != 'dcfast' else op.removeprefix('dataset_')}"
+    return Bar(name, "bench_pool_dataset", work, op, peer, under, sense="least", bar=bar, stretch=None)
 
 
 def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Bar]:
@@ -216,6 +224,9 @@ BARS: tuple[Bar, ...] = (
         stretch=10,
         floor="floor: one pread a sample",
     ),
+    _dataset("dataset_shuffled_vs_webdataset", "dataset_shuffled", WEBDATASET_SHUFFLED, 2),
+    _dataset("dataset_by_numbers_vs_webdataset", "dataset_shuffled", WEBDATASET_SHUFFLED, 2, DCFAST_NUMBERS),
+    _dataset("dataset_ordered_vs_webdataset", "dataset_ordered", WEBDATASET_ORDER, 1),
     *(
         Bar(
             f"dedup_{name}_mb",

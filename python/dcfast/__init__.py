@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 # resolved on first use to keep the import under 0.15 s; with types in __init__.pyi, which a test compares with it
 _PUBLIC = {
     "dcfast.access": ("PoolReader", "iterate_uids", "open_pool", "read_members"),
+    "dcfast.access.datasets": ("PoolDataset", "PoolIterableDataset"),
     "dcfast.errors": (
         *("CheckpointError", "CorruptDataError", "DcfastError", "EvalsetError", "FilterError"),
         *("MissingDependencyError", "PoolError", "RunError", "SubsetError"),

@@ -1,6 +1,7 @@
 # The public names, for type checkers; __init__.py resolves them on first use. Tests compare the two.
 from dcfast import errors as errors
 from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
+from dcfast.access.datasets import PoolDataset, PoolIterableDataset
 from dcfast.errors import (
     CheckpointError,
     CorruptDataError,
@@ -52,8 +53,10 @@ __all__ = [
     "EvalsetError",
     "FilterError",
     "MissingDependencyError",
+    "PoolDataset",
     "PoolError",
     "PoolIndex",
+    "PoolIterableDataset",
     "PoolReader",
     "RunError",
     "SigLipLoss",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,7 @@ from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import PoolBuilder, Sample, plain_pool, uid_of
-
-
-def truth(pool: Path) -> list[dict[str, bytes]]:
-    """Every sample in pool order, by Python's tarfile."""
-    found: list[dict[str, bytes]] = []
-    for shard in sorted((pool / "shards").glob("*.tar")):
-        last = None
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, ext = member.name.partition(".")
-                if key != last:
-                    found.append({})
-                    last = key
-                file = tar.extractfile(member)
-                assert file is not None
-                found[-1][ext] = file.read()
-    return found
+from tar_reference import pool_samples
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +27,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dic
     builder.shards[2][3] = Sample(33, without=("txt",))
     builder.write()
     run(root / "run", Settings(pool=str(root / "pool"), filter="no_filter"), last="index")
-    return root / "pool", root / "run", truth(root / "pool")
+    return root / "pool", root / "run", [members for _, members in pool_samples(root / "pool/shards")]
 
 
 def uids(numbers: list[int]) -> Any:

@@ -40,6 +40,8 @@ NOT_RUN = {
     r"python -m dcfast\.train --scale small": "training at a scale of DataComp, a GPU for hours",
     r"RemoteOptions": "shards behind URLs",
     r"kmeans\(points": "a GPU, and embeddings of one's own",
+    r"import duckdb": "DuckDB, which nothing of dcfast needs",
+    r"import faiss": "faiss, which nothing of dcfast needs",
     r"def encode\(piece\)": "a part of a training program of one's own",
 }
 """What a command or a program has in it -> what it needs that a test has not; such a command is parsed alone."""

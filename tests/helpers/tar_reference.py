@@ -32,6 +32,21 @@ def make_tar(path: Path, members: Iterable[tuple[str, bytes]], format: str = "us
     return path
 
 
+def pool_samples(shards: Path) -> list[tuple[str, dict[str, bytes]]]:
+    """(key, members by extension) of every sample of a folder of tars, in order."""
+    found: list[tuple[str, dict[str, bytes]]] = []
+    for shard in sorted(shards.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for number, member in enumerate(tar):
+                key, _, ext = member.name.partition(".")
+                if number == 0 or key != found[-1][0]:
+                    found.append((key, {}))
+                file = tar.extractfile(member)
+                assert file is not None
+                found[-1][1][ext] = file.read()
+    return found
+
+
 def sample_members(i: int, size: int = 2000, ext: str = "jpg", picture: bytes = GIF) -> list[tuple[str, bytes]]:
     key = f"{i:09d}"
     text = {"uid": f"{i:032x}", "key": key, "caption": f"caption {i}"}

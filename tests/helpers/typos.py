@@ -31,6 +31,7 @@ dcfast.Database(x).sizes  # E: attr-defined | reportAttributeAccessIssue
 dcfast.topk(x, x, 2, metrics="cos")  # E: call-overload | reportCallIssue
 dcfast.uid_sort(uids, thread=2)  # E: call-arg | reportCallIssue
 dcfast.open_pool("index", "pool", maximum_open=3)  # E: call-arg | reportCallIssue
+dcfast.PoolDataset("index", extension="jpg")  # E: call-overload | reportCallIssue
 dcfast.run.index("out", worker=2)  # E: call-arg | reportCallIssue
 dcfast.load_model("ViT-B-32", pretraind="openai")  # E: call-arg | reportCallIssue
 dcfast.reshard("pool", "out", "subset.npy", shards_size=3)  # E: call-arg | reportCallIssue
@@ -47,6 +48,9 @@ dcfast.refresh_index(3, "pool")  # E: arg-type | reportArgumentType
 # results by what was given
 names: list[str] = dcfast.uid_format(uids, as_list=True)
 numbers: list[int] = dcfast.uid_format(uids, as_list=True)  # E: assignment | reportAssignmentType
+assert_type(dcfast.PoolDataset("index")[0].members, dict[str, bytes])
+assert_type(dcfast.PoolDataset("index", transform=len)[0], int)
+assert_type(next(iter(dcfast.PoolIterableDataset("index"))).members, dict[str, bytes])
 assert_type(dcfast.topk(x, x, 2).scores, npt.NDArray[np.float32])
 assert_type(dcfast.topk(t, x, 2).indices, torch.Tensor)
 assert_type(dcfast.assign(x, t).indices, npt.NDArray[np.int64])

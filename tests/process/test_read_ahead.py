@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -192,3 +194,11 @@ def test_items_are_taken_in_the_callers_thread() -> None:
 
     assert list(read_ahead(lambda i: i, items(), threads=2, ahead=2)) == [0, 1, 2, 3]
     assert set(names) == {threading.current_thread()}
+
+
+def test_an_iteration_that_is_left_open_as_python_ends_says_nothing() -> None:
+    # kept by a module of Python's own, it is dropped when the names of that module are gone
+    code = "import queue; from dcfast.process.read_ahead import read_ahead; "
+    code += "queue.left = read_ahead(str, range(9), threads=1, ahead=2); print(next(queue.left))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

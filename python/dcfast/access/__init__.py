@@ -1,18 +1,19 @@
 """Random access: members of any samples of an indexed pool, in any order, without resharding.
 
 ``read_members`` reads some; ``PoolReader`` is a pool opened for many reads; ``iterate_uids`` and its kin read a
-uid list or subset file in any order, ahead of the caller.
+uid list or subset file in any order, ahead of the caller. ``dcfast.access.datasets`` has them as datasets of torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, Unpack, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy.typing as npt
 
 from dcfast.access.batch import MemberBatch, PathLike
 from dcfast.access.iterate import Sample, iterate_rows, iterate_uids
+from dcfast.access.pools import open_pool
 from dcfast.access.reader import (
     OLD_MISSING,
     Extensions,
@@ -21,15 +22,10 @@ from dcfast.access.reader import (
     MissingMembers,
     Numbering,
     PoolReader,
-    ReaderOptions,
 )
-from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
-from dcfast.index.pool import shard_folder
-from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 from dcfast.process.renamed import takes_old_names
-from dcfast.storage.paths import is_url
 
 __all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 
@@ -95,24 +91,3 @@ def read_members(
     members = index.locate(rows, ext, numbering=numbering, missing_members=missing_members)
     index.check_size(members, memory_bytes)
     return index.read_located(members, single=isinstance(ext, str), threads=threads)
-
-
-def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Unpack[ReaderOptions]) -> PoolReader:
-    """Opens the pool that a run indexed.
-
-    Args:
-        index_dir: a run's output directory, or the ``index`` directory in it: ``segment-*.dcx`` and ``pool.npy``.
-        shards_dir: the pool's ``shards`` directory (or the pool), or the fsspec URL of the directory with its tars, as
-            ``refresh_index`` takes it.
-        options: see PoolReader.
-    Raises:
-        PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
-    """
-    folder = index_folder(index_dir)
-    segments = sorted(folder.glob("*.dcx"))
-    if not segments:
-        raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
-    check_layout(folder, segments)
-    records = folder / "pool.npy"
-    base = shards_dir if shards_dir is None or is_url(shards_dir) else shard_folder(shards_dir)
-    return PoolReader(base, segments, records if records.exists() else None, **options)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,24 +32,27 @@ Order = Literal["given", "shuffled"]
 RowIds = npt.NDArray[np.uint64]
 
 
-class Sample(NamedTuple):
-    """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews.
+B = TypeVar("B", bound=bytes | memoryview)
+
+
+class Sample(NamedTuple, Generic[B]):
+    """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews or bytes.
 
     A pickle, or a deep copy, has the members' bytes, and nothing of the batch that they were read in.
     """
 
     key: str
     uid: str
-    members: dict[str, memoryview]
+    members: dict[str, B]
 
-    def __reduce__(self) -> tuple[Callable[..., Sample], tuple[Any, ...]]:
-        return reduced(
-            "Sample", _sample_of, self.key, self.uid, {ext: bytes(view) for ext, view in self.members.items()}
-        )
+    def __reduce__(self) -> tuple[Callable[..., Sample[Any]], tuple[Any, ...]]:
+        views = any(isinstance(data, memoryview) for data in self.members.values())
+        members = {ext: bytes(data) for ext, data in self.members.items()}
+        return reduced("Sample", _sample_of, self.key, self.uid, members, views)
 
 
-def _sample_of(key: str, uid: str, members: dict[str, bytes]) -> Sample:
-    return Sample(key, uid, {ext: memoryview(data) for ext, data in members.items()})
+def _sample_of(key: str, uid: str, members: dict[str, bytes], views: bool) -> Sample[Any]:
+    return Sample(key, uid, {ext: memoryview(data) if views else data for ext, data in members.items()})
 
 
 @takes_old_names(OLD_MISSING, OLD_EXT, Renamed("missing_uids", "missing", {"error": "raise", "skip": "skip"}))
@@ -65,7 +68,7 @@ def iterate_uids(
     missing_members: MissingMembers = "raise",
     read_ahead: int = 4,
     memory_bytes: int = 256 << 20,
-) -> Generator[Sample, None, None]:
+) -> Generator[Sample[memoryview], None, None]:
     """Yields the samples of a uid list or subset file, in its order or shuffled, read ahead in the background.
 
     This trains from a uid list without resharding: the samples are those that ``reshard`` would write. A uid that
@@ -94,14 +97,13 @@ def iterate_uids(
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part must be (i, m) with 0 <= i < m; got {part}")
     check_missing(missing)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be from 0 to 2^64 - 1; got {seed}")
+    check_seed(seed)
     if not isinstance(uids, np.ndarray):
         uids = load_subset(uids, check=False)  # any order will do
     if uids.dtype != np.dtype("u8,u8") or uids.ndim != 1:
         raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {uids.dtype} of shape {uids.shape}')
     blocks = _uid_blocks(pool, uids, order, seed, part, missing)
-    return _samples(pool, _read_ahead(pool, blocks, ext, missing_members, read_ahead, memory_bytes))
+    return samples_of(pool, read_blocks(pool, blocks, ext, missing_members, read_ahead, memory_bytes))
 
 
 @overload
@@ -137,10 +139,19 @@ def iterate_rows(
         np.ascontiguousarray(rows[first : first + ROWS_AT_ONCE], np.uint64)
         for first in range(0, len(rows), ROWS_AT_ONCE)
     )
-    return _read_ahead(pool, blocks, ext, missing_members, read_ahead, memory_bytes)
+    return read_blocks(pool, blocks, ext, missing_members, read_ahead, memory_bytes)
 
 
-def _samples(pool: PoolReader, batches: Generator[MemberBatch[Any], None, None]) -> Generator[Sample, None, None]:
+def check_seed(seed: int) -> None:
+    """ValueError where a seed is not one of the keyed permutation's."""
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1; got {seed}")
+
+
+def samples_of(
+    pool: PoolReader, batches: Generator[MemberBatch[Any], None, None]
+) -> Generator[Sample[memoryview], None, None]:
+    """The samples of batches, one after the other."""
     with closing(batches):
         for batch in batches:
             texts = uid_format(pool.uids(batch.rows), as_list=True, threads=1)
@@ -164,16 +175,31 @@ def _uid_blocks(
         yield pool.find(np.ascontiguousarray(block), missing=missing)[0]
 
 
-def _read_ahead(
-    pool: PoolReader, blocks: Iterator[RowIds], exts: Extensions, missing: MissingMembers, ahead: int, memory_bytes: int
+def read_blocks(
+    pool: PoolReader,
+    blocks: Iterable[RowIds],
+    exts: Extensions,
+    missing: MissingMembers,
+    ahead: int,
+    memory_bytes: int,
+    *,
+    most: int = MAX_BATCH_BYTES,
+    threads: int = 1,
 ) -> Generator[MemberBatch[Any], None, None]:
+    """The members of blocks of rows, in batches that lie in one block each, read ahead.
+
+    Args:
+        ahead, memory_bytes: as ``read_ahead`` and ``memory_bytes`` of ``iterate_uids``.
+        most: payload bytes of a batch; one of rows in a random order has longer runs the larger it is.
+        threads: that read a batch; ``ahead`` batches are read at the same time.
+    """
     if ahead < 0 or memory_bytes < 1:
         raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")
-    limit = max(1, min(MAX_BATCH_BYTES, memory_bytes // (ahead + 1)))
+    limit = max(1, min(most, memory_bytes // (ahead + 1)))
     single = isinstance(exts, str)
     planned = (part for rows in blocks for part in pool.locate(rows, exts, missing_members=missing).batches(limit))
     return run_ahead(
-        lambda members: pool.read_located(members, single=single, threads=1),
+        lambda members: pool.read_located(members, single=single, threads=threads),
         planned,
         threads=ahead,
         ahead=ahead,

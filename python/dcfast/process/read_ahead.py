@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,7 @@ def read_ahead(
     taken: list[T] = []  # at most one: it was too large to be begun
     failure: Exception | None = None
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix=name)
+    is_finalizing = sys.is_finalizing  # of a generator that is dropped as Python ends, the modules are empty by then
     try:
         while True:
             while failure is None and len(waiting) <= ahead:
@@ -65,6 +67,7 @@ def read_ahead(
             yield waiting.popleft()[1].result()  # without a name, which would keep it here
             held -= needed
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if not is_finalizing():  # else the threads have ended
+            pool.shutdown(wait=True, cancel_futures=True)
     if failure is not None:
         raise failure

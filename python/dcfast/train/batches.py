@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import system as core_system
+from dcfast.access.order import Order, Placement
 from dcfast.errors import CorruptDataError
 from dcfast.images.costs import BadImage
 from dcfast.models.captions import read_caption
@@ -34,7 +35,6 @@ from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.feed import Feed
-from dcfast.train.order import Order, Placement
 from dcfast.train.replaced import Replacement
 from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows

@@ -85,7 +85,7 @@ class TrainSettings:
 
     Attributes:
         sources: at least one.
-        block, window: of the order, see ``dcfast.train.order``.
+        block, window: of the order, see ``dcfast.access.order``.
         The others are options: docs/options.md.
     """
 

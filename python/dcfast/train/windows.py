@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.train.counter import stream_key, uniform
+from dcfast.access.counter import stream_key, uniform
 
 RATIO = (3 / 4, 4 / 3)
 """Aspect ratios (width / height) that a window may have, as in torchvision."""

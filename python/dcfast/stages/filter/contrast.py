@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import reshard as core_reshard
+from dcfast.access.counter import stream_key
 from dcfast.engine.piece import Nothing, piece
 from dcfast.features.files import sibling_npz
 from dcfast.filters.pair_scores import BATCH, s_cliploss
@@ -29,7 +30,6 @@ from dcfast.stages.filter.embeddings import check_file, image_array, score_devic
 from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import load_array, map_npz, save_array
-from dcfast.train.counter import stream_key
 
 
 def arrays_of(source: ContrastScore) -> list[str]:

@@ -1,4 +1,4 @@
-"""The order of training: which position is sample number g, as a pure function of the seed and g.
+"""The order of training and of shuffled datasets: which position is sample number g, by the seed and g alone.
 
 Positions are canonical: the rank of a sample in the reshard plan, multiplicity expanded, several sources one after
 the other. Neighbouring positions lie side by side on disk, so the order is made of blocks of them, mixed in windows
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import reshard as core_reshard
-from dcfast.train.counter import draw, stream_key
+from dcfast.access.counter import draw, stream_key
 
 _SOURCE, _START, _WINDOW, _BLOCKS, _TAIL = 1, 2, 3, 4, 5  # streams of a seed
 Int64Array = npt.NDArray[np.int64]
@@ -126,11 +126,12 @@ class Order:
         in_tail = (j >= split) & (j < split + tail)
         before = np.where(j >= split + tail, j - tail, j)
         block = np.full_like(j, full)
-        for t, rank in sorted(
-            set(zip(turn[~in_tail].tolist(), (before[~in_tail] // self._block).tolist(), strict=True))
-        ):
-            chosen = core_reshard.permuted(full, stream_key(self._seed, _BLOCKS, t), rank, 1)[0]
-            block[~in_tail & (turn == t) & (before // self._block == rank)] = int(chosen)
+        for t in np.unique(turn[~in_tail]).tolist():
+            here = ~in_tail & (turn == t)
+            ranks, which = np.unique(before[here] // self._block, return_inverse=True)
+            key = stream_key(self._seed, _BLOCKS, t)
+            chosen = [core_reshard.permuted(full, key, rank, 1)[0] for rank in ranks.tolist()]
+            block[here] = np.array(chosen, np.int64)[which]
         start = block * self._block
         length = np.minimum(self._block, n - start)
         offset = np.where(in_tail, j - split, before % self._block)

@@ -1,7 +1,7 @@
 """Random numbers by counter: the i-th of a stream is computed alone, the same on every machine and for every worker.
 
 splitmix64 (Steele, Lea and Flood, OOPSLA 2014) of a key plus a counter, with NumPy's exact integer arithmetic. The
-numbers decide what a training sees: they must not change.
+numbers decide what a training sees, and the order of shuffled datasets: they must not change.
 """
 
 from __future__ import annotations
