@@ -41,7 +41,7 @@ def test_a_uid_of_bytes_that_are_no_text_costs_its_row(tmp_path: Path) -> None:
 
 
 def test_some_malformed_uids_are_counted_and_named_in_a_note(tmp_path: Path) -> None:
-    odd = {1: str(uuid.UUID(uid_of(1)))}
+    odd = {1: uid_of(1)[:-1] + "x"}
     pool = plain_pool(tmp_path / "pool").write(
         lambda rows: {
             "uid": [odd.get(i, r["uid"]) if rows[0]["uid"] == uid_of(0) else r["uid"] for i, r in enumerate(rows)]
@@ -54,7 +54,13 @@ def test_some_malformed_uids_are_counted_and_named_in_a_note(tmp_path: Path) -> 
     assert f"{odd[1]!r} of metadata 00000000.parquet, row 1, is not 32 hex digits)" in note
 
 
-@pytest.mark.parametrize("spoil", [lambda uid: str(uuid.UUID(uid)), lambda uid: uid + "0", lambda _: None])
+def test_uids_may_be_written_as_uuids(tmp_path: Path) -> None:
+    pool = plain_pool(tmp_path / "pool").write(lambda rows: {"uid": [str(uuid.UUID(r["uid"])) for r in rows]})
+    done = go(pool, tmp_path / "run")["filter"]
+    assert (done.fates["kept"], done.malformed_uids, done.notes) == (12, 0, [])
+
+
+@pytest.mark.parametrize("spoil", [lambda uid: uid[:-1] + "x", lambda uid: uid + "0", lambda _: None])
 def test_metadata_without_any_uid_ends_the_run_behind_the_index(tmp_path: Path, spoil: Any) -> None:
     def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
         return {"uid": pa.array([spoil(r["uid"]) for r in rows], pa.string())}  # type: ignore[dict-item]

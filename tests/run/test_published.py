@@ -179,11 +179,11 @@ def test_results_of_an_evaluation(tmp_path: Path) -> None:
     write_set(home / "sets", "shapes", labelled(4), classes=NAMES)
     (home / "sets/wds_shapes_test/test/9.tar.gz").write_bytes(b"")
     clip = replace(colour_clip(), name=f"local-dir:{home}/model", source=str(home / "w.pt"))
-    summary = evaluate_model(clip, home / "sets", home / "out", workers=1)
+    summary = evaluate_model(clip, home / "sets", home / "out", threads=1)
     assert (summary.model, summary.source) == ("local-dir:model", "w.pt")
     written = [path for path in (home / "out").rglob("*") if path.is_file()]
     assert len(written) >= 3
     for path in written:
         assert PRIVATE not in path.read_text(), path
     assert "passed over: 9.tar.gz" in (home / "out/eval_results.jsonl").read_text()
-    assert evaluate_model(clip, home / "sets", home / "out", workers=1).scored == []
+    assert evaluate_model(clip, home / "sets", home / "out", threads=1).scored == []

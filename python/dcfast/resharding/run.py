@@ -193,7 +193,6 @@ def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, 
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
         raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if uid_from not in ("json", "url", "key"):
-        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
         hint = did_you_mean(uid_from, ("json", "url", "key"))
         raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}{hint}")
 
