@@ -164,7 +164,8 @@ def test_both_travel_by_their_paths(place: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "context", ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))]
+    "context",
+    ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.soak)],
 )
 def test_loaders_of_every_kind(place: Path, context: Any) -> None:
     expected = [s.key for s in dataset(place)]

@@ -238,7 +238,7 @@ def on_ranks(place: Path, folder: Path, seeds: list[int], workers: int = 0) -> l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_ranks_of_torch_share_the_order(place: Path, tmp_path: Path, workers: int, monkeypatch: Any) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     whole = dataset(place)

@@ -42,9 +42,14 @@ def options_of(cache: Path, results: Path) -> list[str]:
     return ["--quick", "--rounds", "1", "--cache", str(cache), "--results", str(results)]
 
 
+LONG = (
+    *("bench_loss", "bench_filters", "bench_tar_index", "bench_random_access", "bench_similarity", "bench_scores"),
+    "bench_pool_dataset",
+)
+
+
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.soak if name in ("bench_loss", "bench_filters") else ()) for name in BENCHES],
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in LONG else ()) for name in BENCHES]
 )
 def test_bench_runs(name: str, cache: Path, tmp_path: Path, repo_root: Path) -> None:
     command = [sys.executable, "-m", f"bench.{name}", *options_of(cache, tmp_path)]

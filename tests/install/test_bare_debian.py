@@ -27,6 +27,7 @@ def can_have_own_mounts() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.soak
 def test_stopped_by_sigterm_it_leaves_nothing(repo_root: Path, tmp_path: Path) -> None:
     if os.geteuid() != 0 or not can_have_own_mounts() or not shutil.which("apt-get"):
         pytest.skip("needs root with mounts of its own, and apt-get")

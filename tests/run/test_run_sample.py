@@ -233,6 +233,7 @@ def test_rows_without_a_score_are_left_out_where_that_is_said(pool: Path, tmp_pa
 WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 0}
 
 
+@pytest.mark.soak
 def test_the_built_in_world_trains_on_the_copies(tmp_path: Path) -> None:
     """To training and report: so many samples there as copies, and of the truth both the samples and the copies."""
     drawn = "sample(column(original_width), soft_cap=0.2, total=300, seed=0, draw=20, temperature=150.0)"

@@ -307,7 +307,8 @@ def _short_limits() -> None:
     control.POLL_SECONDS = loop.POLL_SECONDS = 0.1
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
     world = _world(tmp_path, source, rank_timeout=2.0)
     with started(tmp_path / "ranks", world.settings, world.settings, prepare=_short_limits) as ranks:

@@ -69,6 +69,7 @@ def uid_parse(
     Memory: 17 bytes a uid for the result; no input is copied but views with nulls (16 bytes a row), dictionaries with
         more entries than rows, and pandas' ``string[python]``. Of several chunks each is copied once, to its place in
         the result.
+
     Cost: O(n), near memory speed for Arrow and ``S``. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
     """
