@@ -105,8 +105,8 @@ ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::byte
     py::ssize_t size = 0;
     if (PyUnicode_Check(item)) {
       // hex digits are ASCII; any other string cannot be a uid
-      if (PyUnicode_READY(item) == 0 && PyUnicode_IS_COMPACT_ASCII(item)) {
-        text = reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(item));
+      if (PyUnicode_READY(item) == 0 && PyUnicode_IS_ASCII(item)) {
+        text = static_cast<const char*>(PyUnicode_DATA(item));  // of a subclass, too: NumPy's texts are one
         size = PyUnicode_GET_LENGTH(item);
       }
     } else if (PyBytes_Check(item)) {

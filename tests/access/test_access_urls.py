@@ -313,3 +313,12 @@ def test_a_url_where_files_are_needed_is_refused(tmp_path: Path, capsys: pytest.
         assert said.out == ""
         assert "error: pool http://h/p: expected a directory, got a URL" in said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_datasets_of_torch_read_behind_a_url(pool: Path, index: Path, server: ShardServer) -> None:
+    pytest.importorskip("torch", reason="datasets of torch need torch")
+    keys = sorted(sample.key for sample in dcfast.PoolDataset(pool / "index", pool / "pool"))
+    for kind in (dcfast.PoolDataset, dcfast.PoolIterableDataset):
+        assert sorted(sample.key for sample in kind(index, server.url("/dir"))) == keys
+    with pytest.raises(PoolError, match="expected a directory with an index, got a URL"):
+        dcfast.PoolDataset("http://h/i")

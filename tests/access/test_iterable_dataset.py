@@ -252,3 +252,10 @@ def test_ranks_with_other_seeds_are_told(place: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     for said in on_ranks(place, tmp_path, [5, 6]):
         assert "seed must be the same on all ranks; rank 0 has 5, and rank 1 has 6" in said
+
+
+@pytest.mark.parametrize("given", [-3, 10**9])
+def test_a_state_that_gave_other_than_its_share_is_refused(place: Path, given: int) -> None:
+    state = dataset(place).state_dict()
+    with pytest.raises(ValueError, match=f"the state has given {given} samples of "):
+        dataset(place).load_state_dict({**state, "given": given})

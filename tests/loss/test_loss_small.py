@@ -84,11 +84,64 @@ def test_what_needs_a_gradient_gets_one(kind: str) -> None:
 
 
 def test_no_second_derivative(kind: str) -> None:
+    """However it is asked for: a penalty on gradients must not vanish."""
     image, text = reference.features(8, 16)
     image.requires_grad_()
-    (first,) = torch.autograd.grad(LOSSES[kind](image, text, 14.3), image, create_graph=True)
-    with pytest.raises(RuntimeError):
-        first.sum().backward()
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return LOSSES[kind](x, text, 14.3)
+
+    def penalty() -> torch.Tensor:
+        (first,) = torch.autograd.grad(loss(image), image, create_graph=True)
+        return first.pow(2).sum()
+
+    asked = (
+        lambda: penalty().backward(),
+        lambda: torch.autograd.grad(penalty(), image, allow_unused=True),
+        lambda: (loss(image) + penalty()).backward(inputs=[image]),
+        lambda: torch.autograd.functional.hessian(loss, image),
+        lambda: torch.autograd.functional.hvp(loss, image, torch.ones_like(image)),
+    )
+    for ask in asked:
+        with pytest.raises(RuntimeError, match="the losses have no second derivative"):
+            ask()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_batched_gradients(kind: str, *, create_graph: bool) -> None:
+    image, text = (x.requires_grad_() for x in reference.features(8, 16))
+    whole = torch.autograd.grad(LOSSES[kind](image, text, 14.3), (image, text))
+    many = torch.autograd.grad(
+        LOSSES[kind](image, text, 14.3), (image, text), torch.arange(3.0), is_grads_batched=True,
+        create_graph=create_graph,
+    )  # fmt: skip
+    for one, three in zip(whole, many, strict=True):
+        torch.testing.assert_close(three, torch.arange(3.0)[:, None, None] * one)
+
+
+def test_a_loss_beyond_float32_is_infinite() -> None:
+    image = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) * 1e20
+    image.requires_grad_()
+    loss = dcfast.siglip_loss(image, image, torch.tensor(10.0), torch.tensor(-10.0))
+    assert loss.item() == float("inf")
+    loss.backward()
+    assert torch.isfinite(image.grad).all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_tracers_see_the_operator(kind: str) -> None:
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    pairs = reference.features(8, 16), reference.features(8, 16, seed=1)
+    calls = [make_fx(lambda a, b: LOSSES[kind](a, b, 10.0))(*pairs[0])]
+    if kind == "clip":  # torch.jit.trace takes no list of bools, which SigLIP's operator has
+        calls.append(torch.jit.trace(lambda a, b: LOSSES[kind](a, b, 10.0), pairs[0], check_trace=False))
+    for call in calls:
+        torch.testing.assert_close(call(*pairs[1]), LOSSES[kind](*pairs[1], 10.0))
+    with FakeTensorMode():
+        assert LOSSES[kind](torch.empty(8, 8), torch.empty(8, 8), torch.tensor(10.0)).shape == ()
 
 
 def test_twice_backward_adds_up(kind: str) -> None:

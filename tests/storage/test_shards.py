@@ -51,6 +51,10 @@ def test_braces_are_those_of_webdataset() -> None:
 def test_too_many_names() -> None:
     with pytest.raises(ValueError, match=r"\{0\.\.9999999\} stands for more than 1,048,576 shards"):
         list(expand_braces("{0..9999999}"))
+    with pytest.raises(ValueError, match=r"\{0\.\.1100\}\.tar stands for more than 1,048,576 shards"):
+        find_shards("http://h/{0..1100}{0..1100}.tar")
+    with pytest.raises(ValueError, match="has more than 100 braces"):
+        find_shards("{" * 3000 + "}" * 3000)
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,24 @@ def test_other_bytes_and_types_are_refused() -> None:
     for column in (pa.array([b"0" * 15], pa.binary(15)), pa.array([[1]]), pa.array([1]).dictionary_encode()):
         with pytest.raises(TypeError, match=r"texts must hold strings, fixed_size_binary\(16\) or arrow.uuid; got "):
             uid_parse(column)
+
+
+def test_texts_of_numpy_and_masked_arrays() -> None:
+    texts = np.array(["%032x" % k for k in (1, 2, 3)])
+    wanted = uid_parse(texts)[0]
+    for kept in (list(texts), np.array(list(texts), object)):  # numpy.str_, a subclass of str
+        uids, valid = uid_parse(kept, errors="mask")
+        assert valid.all()
+        assert np.array_equal(uids, wanted)
+    assert list(uid_parse(np.ma.array(texts, mask=[0, 1, 0]), errors="mask")[1]) == [True, False, True]
+
+
+def test_dictionaries_without_entries_or_with_wrong_ones() -> None:
+    texts = pa.array(["%032x" % k for k in (1, 2)])
+    for at in (-1, 99):
+        column = pa.DictionaryArray.from_arrays(pa.array([at, 0]), texts, safe=False)
+        with pytest.raises(ValueError, match="a dictionary of 2 entries, and a row that points outside"):
+            uid_parse(column, errors="mask")
+    for kind in (pa.string(), pa.string_view()):
+        column = pa.DictionaryArray.from_arrays(pa.array([None, None], pa.int32()), pa.array([], kind))
+        assert list(uid_parse(column, errors="mask")[1]) == [False, False]

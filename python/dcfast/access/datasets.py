@@ -322,6 +322,11 @@ class PoolIterableDataset(_Items[T_co], IterableDataset[T_co]):
                     f"{self!r}: the state is of another {told}: expected {expected}, got {value}; go on with the same "
                     "arguments, pool, ranks and workers"
                 )
+        begin, end = self._share()
+        if not 0 <= state["given"] <= end - begin:
+            raise ValueError(
+                f"{self!r}: the state has given {state['given']} samples of {end - begin}: pass one of state_dict"
+            )
         self._epoch.fill_(state["epoch"])
         self._given = self._resume = state["given"]
 

@@ -19,6 +19,7 @@ from dcfast.access.reader import Extensions, MissingMembers, PoolReader
 from dcfast.errors import PoolError
 from dcfast.index.pool_index import MissingUids, check_missing
 from dcfast.index.rows import FLAG_CUT
+from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset
 
 Uids = npt.NDArray[np.void] | PathLike
@@ -60,9 +61,9 @@ class Selection:
         check_missing(missing)
         if isinstance(index, PoolReader) and shards_dir is not None:
             raise ValueError(f"shards_dir must be None beside an open PoolReader; got {os.fspath(shards_dir)!r}")
-        self._given = index if isinstance(index, PoolReader) else os.path.abspath(index)
-        self._shards_dir = None if shards_dir is None else os.path.abspath(shards_dir)
-        self._uids = uids if uids is None or isinstance(uids, np.ndarray) else os.path.abspath(uids)
+        self._given = index if isinstance(index, PoolReader) else absolute(index)
+        self._shards_dir = None if shards_dir is None else absolute(shards_dir)
+        self._uids = uids if uids is None or isinstance(uids, np.ndarray) else absolute(uids)
         self._extensions, self._missing, self._missing_members = extensions, missing, missing_members
         self._in_pool_order = in_pool_order
         self.count: int = 0

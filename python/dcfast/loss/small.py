@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dcfast._core import similarity as core_similarity
 from dcfast.loss.arguments import check_finite
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_SECOND = b"the losses have no second derivative: use open_clip's loss"
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_small(image: Tensor, text: Tensor, *scalars: Tensor) -> bool:
-    """Whether the functions here may serve: not for compilers and torch.func, to whom a loss is one operator."""
+def is_small(*inputs: Tensor) -> bool:
+    """Whether the functions here may serve: not compilers, tracers and torch.func, to whom a loss is one operator."""
+    # dynamo must not see what comes after the first
     return (
-        image.shape[0] <= SMALL
-        and image.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not has_triton(image)
-        and not any(map(functorch.is_functorch_wrapped_tensor, (image, text, *scalars)))
+        not torch.compiler.is_compiling()
+        and inputs[0].shape[0] <= SMALL
+        and inputs[0].device.type == "cpu"
+        and all(type(x) in _PLAIN and not functorch.is_functorch_wrapped_tensor(x) for x in inputs)
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and _get_current_dispatch_mode() is None
+        and not has_triton(inputs[0])
     )
 
 
@@ -83,21 +87,33 @@ class _Loss(torch.autograd.Function):
         needs, (image64, text64, factor) = ctx.needs_input_grad, sides
         if gradient.size:
             grad = torch.from_numpy(gradient).view(image.shape[0], -1)
-            ctx.save_for_backward(
+            raw = (
                 torch.mm(grad, text64).mul_(factor) if needs[0] else None,
                 torch.mm(grad.t(), image64).mul_(factor) if needs[1] else None,
-                scale.new_full((), along / factor) if needs[2] else None,
-                scale.new_full((), total) if needs[3] else None,
+                _number(along / factor, scale) if needs[2] else None,
+                _number(total, scale) if needs[3] else None,
             )
-            ctx.dtypes = image.dtype, text.dtype, scale.dtype, scale.dtype
-        return scale.new_full((), loss)
+            ctx.save_for_backward(image, text, scale, bias, *raw)
+        return _number(loss, scale)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        with torch.no_grad():
-            grads: list[Any] = [None if x is None else (x * upstream).to(dtype) for x, dtype in pairs]
-        if torch.is_grad_enabled():  # a graph of this pass is wanted
-            refuse: Any = torch._C._functions.DelayedError(_NO_SECOND, len(grads))
-            grads = list(refuse(*(x if x is None else x.requires_grad_() for x in grads)))
-        return *grads, None, None
+        return *_Gradients.apply(upstream, *ctx.saved_tensors), None, None
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """0-dim, in the dtype of ``like``; what that cannot hold is infinite."""
+    return torch.tensor(value, dtype=torch.float64).to(like.dtype)
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients; by the inputs they have no derivative that is written down, and are refused one."""
+
+    @staticmethod
+    def forward(ctx: Any, upstream: Tensor, *inputs_and_raw: Tensor | None) -> tuple[Tensor | None, ...]:
+        pairs = zip(inputs_and_raw[:4], inputs_and_raw[4:], strict=True)
+        return tuple(None if x is None or raw is None else (raw * upstream).to(x.dtype) for x, raw in pairs)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise RuntimeError("the losses have no second derivative: use open_clip's loss")

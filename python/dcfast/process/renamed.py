@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,10 +35,12 @@ def takes_old_names(*names: Renamed) -> Callable[[F], F]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             for old, new, values in names:
-                if old not in kwargs or (old in parameters and kwargs[old] not in values):
+                # values that are renamed are texts and numbers; a list has no hash
+                known = isinstance(kwargs.get(old), Hashable) and kwargs.get(old) in values
+                if old not in kwargs or (old in parameters and not known):
                     continue
                 value = kwargs.pop(old)
-                now = values.get(value, value)
+                now = values[value] if known else value
                 if new in kwargs:
                     raise TypeError(f"{function.__name__}: {old} is an old name of {new}; pass {new} alone")
                 said = (

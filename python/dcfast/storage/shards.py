@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_EXPANDED = 1 << 20
 """Names that the braces of a pattern stand for."""
+MOST_BRACES = 100
 
 
 def is_pattern(path: StrPath) -> bool:
@@ -121,8 +122,12 @@ def _matches(pattern: str) -> list[str]:
     """The paths that a pattern stands for."""
     import glob
 
+    if pattern.count("{") > MOST_BRACES:
+        raise ValueError(f"{pattern[:100]!r} has more than {MOST_BRACES} braces: give the shards' folder, or a star")
     found: list[str] = []
-    for path in expand_braces(pattern):
+    for number, path in enumerate(expand_braces(pattern)):
+        if number >= MOST_EXPANDED:
+            raise ValueError(f"{pattern} stands for more than {MOST_EXPANDED:,} shards: give their folder, or a star")
         if "://" in path or os.path.lexists(path) or not glob.has_magic(path):
             found.append(path)
         else:

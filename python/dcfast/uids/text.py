@@ -82,7 +82,8 @@ def uid_parse(
     # a series of Python's objects has them already
     is_objects = getattr(texts, "dtype", None) == np.dtype(object)
     if isinstance(texts, np.ndarray) or is_objects:
-        rows = np.asarray(texts)
+        # what a masked array masks is None
+        rows = texts.astype(object).filled(None) if isinstance(texts, np.ma.MaskedArray) else np.asarray(texts)
         uids, valid, num_valid = _parse_numpy(rows, count)
     elif isinstance(texts, list) or (column := arrow_column(texts)) is None:
         rows = texts if type(texts) is list else list(cast("Texts", texts))
@@ -220,10 +221,14 @@ def _parse_chunk(chunk: pa.Array, threads: int) -> Parsed:
 def _parse_dictionary(chunk: pa.Array, threads: int) -> Parsed:
     """Each entry once, then the rows' ones; where rows are fewer, their texts (not of views: pyarrow takes none)."""
     values = chunk.dictionary
-    if len(values) == 0 or (len(values) > len(chunk) and not _is_view(values.type)):
+    if len(values) == 0:
+        return np.zeros(len(chunk), "u8,u8"), np.zeros(len(chunk), np.bool_), 0
+    if len(values) > len(chunk) and not _is_view(values.type):
         return _parse_chunk(values.take(chunk.indices), threads)
     uids, valid, _ = _parse_chunk(values, threads)
     at = chunk.indices.fill_null(0).to_numpy()
+    if len(at) and not 0 <= int(at.min()) <= int(at.max()) < len(values):
+        raise ValueError(f"texts has a dictionary of {len(values)} entries, and a row that points outside: repair it")
     uids, valid = uids.take(at), valid.take(at)
     if chunk.indices.null_count:
         null = ~chunk.indices.is_valid().to_numpy(zero_copy_only=False)
