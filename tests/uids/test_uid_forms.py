@@ -185,7 +185,7 @@ def test_other_bytes_and_types_are_refused() -> None:
 
 
 def test_texts_of_numpy_and_masked_arrays() -> None:
-    texts = np.array(["%032x" % k for k in (1, 2, 3)])
+    texts = np.array([f"{k:032x}" for k in (1, 2, 3)])
     wanted = uid_parse(texts)[0]
     for kept in (list(texts), np.array(list(texts), object)):  # numpy.str_, a subclass of str
         uids, valid = uid_parse(kept, errors="mask")
@@ -195,7 +195,7 @@ def test_texts_of_numpy_and_masked_arrays() -> None:
 
 
 def test_dictionaries_without_entries_or_with_wrong_ones() -> None:
-    texts = pa.array(["%032x" % k for k in (1, 2)])
+    texts = pa.array([f"{k:032x}" for k in (1, 2)])
     for at in (-1, 99):
         column = pa.DictionaryArray.from_arrays(pa.array([at, 0]), texts, safe=False)
         with pytest.raises(ValueError, match="a dictionary of 2 entries, and a row that points outside"):

@@ -32,7 +32,7 @@ def is_small(*inputs: Tensor) -> bool:
         and inputs[0].shape[0] <= SMALL
         and inputs[0].device.type == "cpu"
         and all(type(x) in _PLAIN and not functorch.is_functorch_wrapped_tensor(x) for x in inputs)
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and torch._C._get_tracing_state() is None  # of torch.jit.trace
         and _get_current_dispatch_mode() is None
         and not has_triton(inputs[0])
     )

@@ -82,8 +82,10 @@ def uid_parse(
     # a series of Python's objects has them already
     is_objects = getattr(texts, "dtype", None) == np.dtype(object)
     if isinstance(texts, np.ndarray) or is_objects:
-        # what a masked array masks is None
-        rows = texts.astype(object).filled(None) if isinstance(texts, np.ma.MaskedArray) else np.asarray(texts)
+        rows = np.asarray(texts)
+        if np.ma.isMaskedArray(texts):
+            rows = rows.astype(object)
+            np.putmask(rows, np.ma.getmaskarray(texts), [None])
         uids, valid, num_valid = _parse_numpy(rows, count)
     elif isinstance(texts, list) or (column := arrow_column(texts)) is None:
         rows = texts if type(texts) is list else list(cast("Texts", texts))
