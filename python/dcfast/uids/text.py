@@ -85,7 +85,7 @@ def uid_parse(
         rows = np.asarray(texts)
         if np.ma.isMaskedArray(texts):
             rows = rows.astype(object)
-            np.putmask(rows, np.ma.getmaskarray(texts), [None])
+            np.putmask(rows, np.ma.getmaskarray(texts), np.array(None, object))
         uids, valid, num_valid = _parse_numpy(rows, count)
     elif isinstance(texts, list) or (column := arrow_column(texts)) is None:
         rows = texts if type(texts) is list else list(cast("Texts", texts))
