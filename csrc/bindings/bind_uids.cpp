@@ -42,20 +42,28 @@ ParsedUids parse_fixed(const Input<std::uint8_t, "text">& text, std::size_t widt
   });
 }
 
+/// Of a dictionary's texts, which of them each row has.
+using Rows = std::optional<Input<std::int32_t, "rows">>;
+
 template <typename Offset>
-ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets, unsigned threads) {
-  return parsed(offsets.view.empty() ? 0 : offsets.view.size() - 1, [&](auto uids, auto valid, const Poll& poll) {
-    return parse_uids_offsets(chars_of(data.view), offsets.view, uids, valid, threads, poll);
+ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets, const Rows& rows,
+                         unsigned threads) {
+  const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
+  const std::size_t texts = offsets.view.empty() ? 0 : offsets.view.size() - 1;
+  return parsed(rows ? of.size() : texts, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_offsets(chars_of(data.view), offsets.view, of, uids, valid, threads, poll);
   });
 }
 
 using TextBuffer = Input<std::uint8_t, "buffers">;
 
-ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, unsigned threads) {
+ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, const Rows& rows,
+                       unsigned threads) {
+  const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
   std::vector<std::span<const char>> texts;
   for (const TextBuffer& buffer : buffers) texts.push_back(chars_of(buffer.view));
-  return parsed(views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
-    return parse_uids_views(views.view, texts, uids, valid, threads, poll);
+  return parsed(rows ? of.size() : views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_views(views.view, texts, of, uids, valid, threads, poll);
   });
 }
 
@@ -198,11 +206,11 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<
 void bind_uids(py::module_& m) {
   m.def("uid_parse_fixed", &parse_fixed, "text"_a, "width"_a, "count"_a, "threads"_a,
         "Uids from texts of one width: (uids, valid, number valid).");
-  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "threads"_a,
+  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "rows"_a, "threads"_a,
         "Uids from Arrow's string layout: (uids, valid, number valid).");
-  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "threads"_a,
+  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "rows"_a, "threads"_a,
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "threads"_a,
+  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "rows"_a, "threads"_a,
         "Uids from Arrow's string_view layout: (uids, valid, number valid).");
   m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");

@@ -196,7 +196,7 @@ def test_texts_of_numpy_and_masked_arrays() -> None:
 
 def test_dictionaries_without_entries_or_with_wrong_ones() -> None:
     texts = pa.array([f"{k:032x}" for k in (1, 2)])
-    for at in (-1, 99):
+    for at in (-1, 99, 2**31, 2**32, 2**40):
         column = pa.DictionaryArray.from_arrays(pa.array([at, 0]), texts, safe=False)
         with pytest.raises(ValueError, match="a dictionary of 2 entries, and a row that points outside"):
             uid_parse(column, errors="mask")

@@ -118,14 +118,20 @@ def uid_parse_list(
     """
 
 def uid_parse_offsets32(
-    data: numpy.typing.NDArray[numpy.uint8], offsets: numpy.typing.NDArray[numpy.int32], threads: typing.SupportsIndex
+    data: numpy.typing.NDArray[numpy.uint8],
+    offsets: numpy.typing.NDArray[numpy.int32],
+    rows: numpy.typing.NDArray[numpy.int32] | None,
+    threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
     Uids from Arrow's string layout: (uids, valid, number valid).
     """
 
 def uid_parse_offsets64(
-    data: numpy.typing.NDArray[numpy.uint8], offsets: numpy.typing.NDArray[numpy.int64], threads: typing.SupportsIndex
+    data: numpy.typing.NDArray[numpy.uint8],
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int32] | None,
+    threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
     Uids from Arrow's large_string layout: (uids, valid, number valid).
@@ -134,6 +140,7 @@ def uid_parse_offsets64(
 def uid_parse_views(
     views: numpy.typing.NDArray[numpy.int32],
     buffers: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]],
+    rows: numpy.typing.NDArray[numpy.int32] | None,
     threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """

@@ -26,6 +26,7 @@ Parsed = tuple[UidArray, BoolArray, int]
 
 UID_BYTES = 16
 _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
+_MOST_ENTRIES = 2**31
 
 
 class ArrowStreamable(Protocol):
@@ -66,9 +67,9 @@ def uid_parse(
         ValueError: ``errors="raise"`` and a row is not a uid; names the first index and its value.
         TypeError: texts is of another type, or holds other things than uids.
 
-    Memory: 17 bytes a uid for the result; no input is copied but views with nulls (16 bytes a row), dictionaries with
-        more entries than rows, and pandas' ``string[python]``. Of several chunks each is copied once, to its place in
-        the result.
+    Memory: 17 bytes a uid for the result; no input is copied but views with nulls (16 bytes a row), bytes in a
+        dictionary (16 a row), rows of a dictionary that are null or not int32 (4 or 8 a row), and pandas'
+        ``string[python]``. Of several chunks each is copied once, to its place in the result.
 
     Cost: O(n), near memory speed for Arrow and ``S``. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
@@ -193,49 +194,56 @@ def _is_view(kind: pa.DataType) -> bool:
 def _parse_chunk(chunk: pa.Array, threads: int) -> Parsed:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(chunk.type):
-        return _parse_dictionary(chunk, threads)
-    if _is_uuid(chunk.type):
-        chunk = chunk.storage
-    if pa.types.is_null(chunk.type) or len(chunk) == 0:
-        return np.zeros(len(chunk), UID_DTYPE), np.zeros(len(chunk), bool), 0
-    # what lies in the place of a null may be anything
-    null = ~chunk.is_valid().to_numpy(zero_copy_only=False) if chunk.null_count else None
-    if _is_bytes(chunk.type):
-        halves = np.frombuffer(chunk.buffers()[1], ">u8", 2 * len(chunk), UID_BYTES * chunk.offset)
-        uids, valid, num_valid = halves.astype("<u8").view(UID_DTYPE), np.ones(len(chunk), bool), len(chunk)
-    elif _is_view(chunk.type):
-        views, buffers = view_buffers(chunk)
-        if null is not None:
+    if not pa.types.is_dictionary(chunk.type):
+        return _parse_rows(chunk, None, threads)
+    entries = len(chunk.dictionary)
+    rows = chunk.indices.fill_null(0).to_numpy()
+    if entries and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < min(entries, _MOST_ENTRIES):
+        raise ValueError(
+            f"texts has a dictionary of {entries} entries, and a row that points outside, or behind the first "
+            f"{_MOST_ENTRIES}: repair it, or cast the column to its texts"
+        )
+    uids, valid, num_valid = _parse_rows(chunk.dictionary, rows.astype(np.int32, copy=False), threads)
+    return _without(uids, valid, _nulls(chunk.indices), num_valid)
+
+
+def _nulls(column: pa.Array) -> BoolArray | None:
+    return ~column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+
+
+def _without(uids: UidArray, valid: BoolArray, null: BoolArray | None, num_valid: int) -> Parsed:
+    if null is None:
+        return uids, valid, num_valid
+    uids[null], valid[null] = 0, False
+    return uids, valid, int(np.count_nonzero(valid))
+
+
+def _parse_rows(texts: pa.Array, rows: npt.NDArray[np.int32] | None, threads: int) -> Parsed:
+    """Each of the texts; or, of a dictionary, that of each row (directly: most uids of a table come once)."""
+    import pyarrow as pa
+
+    if _is_uuid(texts.type):
+        texts = texts.storage
+    if pa.types.is_null(texts.type) or len(texts) == 0 or (rows is not None and len(rows) == 0):
+        count = len(texts) if rows is None else len(rows)
+        return np.zeros(count, UID_DTYPE), np.zeros(count, bool), 0
+    null = _nulls(texts)
+    if _is_bytes(texts.type):
+        raw = np.frombuffer(texts.buffers()[1], "V16", len(texts), UID_BYTES * texts.offset)
+        raw = raw if rows is None else raw.take(rows)
+        uids = raw.view(">u8").astype("<u8").view(UID_DTYPE)
+        valid, num_valid = np.ones(len(uids), bool), len(uids)
+    elif _is_view(texts.type):
+        views, buffers = view_buffers(texts)
+        if null is not None:  # what lies in the place of a null may be anything
             views = views.copy()
             views.reshape(-1, 4)[null] = 0
-        uids, valid, num_valid = core_uids.uid_parse_views(views, buffers, threads)
+        uids, valid, num_valid = core_uids.uid_parse_views(views, buffers, rows, threads)
     else:
-        data, offsets = text_buffers(chunk)
+        data, offsets = text_buffers(texts)
         parse = core_uids.uid_parse_offsets64 if offsets.dtype == np.int64 else core_uids.uid_parse_offsets32
-        uids, valid, num_valid = parse(data, offsets, threads)
-    if null is not None:
-        uids[null], valid[null] = 0, False
-        num_valid = int(np.count_nonzero(valid))
-    return uids, valid, num_valid
-
-
-def _parse_dictionary(chunk: pa.Array, threads: int) -> Parsed:
-    """Each entry once, then the rows' ones; where rows are fewer, their texts (not of views: pyarrow takes none)."""
-    values = chunk.dictionary
-    if len(values) == 0:
-        return np.zeros(len(chunk), "u8,u8"), np.zeros(len(chunk), np.bool_), 0
-    if len(values) > len(chunk) and not _is_view(values.type):
-        return _parse_chunk(values.take(chunk.indices), threads)
-    uids, valid, _ = _parse_chunk(values, threads)
-    at = chunk.indices.fill_null(0).to_numpy()
-    if len(at) and not 0 <= int(at.min()) <= int(at.max()) < len(values):
-        raise ValueError(f"texts has a dictionary of {len(values)} entries, and a row that points outside: repair it")
-    uids, valid = uids.take(at), valid.take(at)
-    if chunk.indices.null_count:
-        null = ~chunk.indices.is_valid().to_numpy(zero_copy_only=False)
-        uids[null], valid[null] = 0, False
-    return uids, valid, int(np.count_nonzero(valid))
+        uids, valid, num_valid = parse(data, offsets, rows, threads)
+    return _without(uids, valid, null if null is None or rows is None else null[rows], num_valid)
 
 
 @overload

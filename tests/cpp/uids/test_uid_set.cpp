@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -119,7 +120,7 @@ void test_views() {
   const auto parsed = [&](std::vector<std::int32_t> view) {
     Uid uid;
     bool valid = false;
-    const std::size_t good = dcfast::parse_uids_views(view, buffers, {&uid, 1}, {&valid, 1}, 1);
+    const std::size_t good = dcfast::parse_uids_views(view, buffers, {}, {&uid, 1}, {&valid, 1}, 1);
     CHECK(good == (valid ? 1U : 0U));
     return uid;
   };
@@ -130,6 +131,25 @@ void test_views() {
                                                {32, 0, 1, -1}, {-1, 0, 1, 0}, {0x7fffffff, 0, 1, 1}, {32, 0, 1}}) {
     CHECK_THROWS(dcfast::Error, parsed(bad));
   }
+}
+
+void test_rows_of_a_dictionary() {
+  const std::string_view chars = "afg";  // "a", "f", "g"
+  const std::vector<std::int32_t> offsets{0, 1, 2, 3};
+  const std::vector<std::int32_t> views{1, 'a', 0, 0, 1, 'f', 0, 0, 1, 'g', 0, 0};
+  std::vector<Uid> uids(4);
+  std::array<bool, 4> valid{};
+  const auto check = [&](const auto& parse) {
+    CHECK(parse(std::vector<std::int32_t>{1, 0, 2, 1}) == 3);
+    CHECK((uids == std::vector<Uid>{{0, 15}, {0, 10}, {0, 0}, {0, 15}}));
+    CHECK((valid == std::array<bool, 4>{true, true, false, true}));
+    for (const std::int32_t wrong : {-1, 3, -2147483647 - 1, 2147483647}) CHECK_THROWS(dcfast::Error, parse({0, 0, 0, wrong}));
+    CHECK_THROWS(dcfast::Error, parse({0, 0, 0}));  // fewer than uids
+  };
+  check([&](const std::vector<std::int32_t>& rows) {
+    return dcfast::parse_uids_offsets(chars, std::span<const std::int32_t>(offsets), rows, uids, valid, 2);
+  });
+  check([&](const std::vector<std::int32_t>& rows) { return dcfast::parse_uids_views(views, {}, rows, uids, valid, 2); });
 }
 
 void test_sort_and_sets(unsigned threads) {
@@ -277,6 +297,7 @@ int main() {
   test_text();
   test_dashed_text();
   test_views();
+  test_rows_of_a_dictionary();
   for (const unsigned threads : {1U, 2U, 5U}) test_sort_and_sets(threads);
   test_merge();
   return failures();
