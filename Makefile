@@ -73,6 +73,7 @@ lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy 
 	$(BIN)/ruff format --check .
 	$(BIN)/python cmake/check_imports.py
 	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m lint
 
 stubs: $(VENV)/.test ## write what is made of the code: the type stubs of the core, and docs/options.md
 	$(BIN)/python cmake/make_stubs.py
@@ -101,9 +102,14 @@ fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language mo
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
 	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python $(FUZZ_KEEP)
 
-cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU; CUTLASS for the fused kernels)
-	$(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python" && cmake --build --preset cuda
-	$(BIN)/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
+cuda: $(VENV)/.test ## machine code of the Triton kernels; compile the CUDA library alone (needs nvcc; CUTLASS for the fused kernels), and check its machine code. No GPU is needed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cuda
+	if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then \
+	  $(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python" && cmake --build --preset cuda; \
+	  $(abspath $(BIN))/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so; \
+	else \
+	  echo "no nvcc on this machine: the CUDA library is not compiled"; \
+	fi
 
 wheel: $(VENV)/.wheel ## dist/*.whl: CPU wheels that carry their libraries, tried with a small run in an empty environment; PYTHONS=all for all at hand
 	$(BIN)/python cmake/make_wheels.py --run $(PYTHONS)

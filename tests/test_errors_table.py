@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.lint
+
 SOURCE = """
 MENDS = {"a": "write it again", "b": "x"}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lint
+
 
 def lint(folder: Path, repo_root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(repo_root / "cmake/check_imports.py"), str(folder / "dcfast")]

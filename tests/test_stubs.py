@@ -99,6 +99,8 @@ def test_the_core_is_imported_by_its_domains() -> None:
 AT_ONCE = """
 import sys, threading
 from dcfast._core import uids as core_uids
+
+pytestmark = pytest.mark.lint
 sys.setswitchinterval(1e-6)
 wait, errors = threading.Barrier(8), []
 

@@ -20,7 +20,7 @@ Errors = set[tuple[int, str]]
 # where the packages are that both checkers must find: a virtual environment's, and those that it borrows
 PACKAGES = [str(ROOT / "python"), *(path for path in sys.path if path.endswith("site-packages"))]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.lint
 
 
 def marked(which: int) -> Errors:
@@ -31,13 +31,13 @@ def marked(which: int) -> Errors:
 
 
 def pyright() -> list[str]:
-    """The command of pyright, or of basedpyright, which is made of it."""
+    """The command of pyright, or of basedpyright, which is made of it and carries its own node."""
     for name in ("pyright", "basedpyright"):
         if importlib.util.find_spec(name) is not None:
             return [sys.executable, "-m", name]
         if command := os.environ.get("DCFAST_PYRIGHT") or shutil.which(name):
             return [command]
-    pytest.skip("pyright is not installed: pip install 'pyright[nodejs]'")
+    pytest.skip("pyright is not installed: pip install basedpyright")
 
 
 def answer(command: list[str], folder: Path, **environment: str) -> str:

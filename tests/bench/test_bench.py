@@ -18,6 +18,8 @@ bars = pytest.importorskip("bench.bars", reason="bench is part of the checkout, 
 from bench import harness, make_pool, readme  # noqa: E402
 from bench.bars import BARS  # noqa: E402
 
+pytestmark = pytest.mark.bench
+
 pytest.importorskip("webdataset", reason="the benches make their pool with webdataset")
 pytest.importorskip("xxhash", reason="the benches check hashes with xxhash")
 

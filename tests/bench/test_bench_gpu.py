@@ -90,6 +90,8 @@ BROKEN_SIMILARITY = """
 import os, sys
 os.environ["TRITON_INTERPRET"] = "1"
 from bench import gpu, gpu_similarity
+
+pytestmark = pytest.mark.bench
 right = gpu_similarity.screens
 def wrong(run):
     screen = right(run)["torch"]

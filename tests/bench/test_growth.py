@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.bench
+
 growth = pytest.importorskip("bench.growth", reason="bench is part of the checkout, not of the package")
 
 

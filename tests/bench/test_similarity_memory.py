@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.bench
+
 memory = pytest.importorskip("bench.similarity_memory", reason="bench is part of the checkout, not of the package")
 
 

@@ -53,13 +53,17 @@ def test_clip_in_chunks(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("bm", "bn", "bk", "warps", "group", "sub"),
-    [(64, 32, 16, 2, 8, False), (32, 64, 32, 1, 2, True), (64, 64, 64, 4, 1, True)],
+    [
+        (64, 32, 16, 2, 8, False),
+        pytest.param(32, 64, 32, 1, 2, True, marks=pytest.mark.soak),
+        pytest.param(64, 64, 64, 4, 1, True, marks=pytest.mark.soak),
+    ],
 )
 def test_clip_tiles_and_descriptors(run: Run, bm: int, bn: int, bk: int, warps: int, group: int, sub: bool) -> None:
     run("clip_tiles", bm=bm, bn=bn, bk=bk, warps=warps, group=group, sub=sub)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.soak)])
 def test_clip_repeats_to_the_bit(run: Run, dtype: str) -> None:
     run("clip_repeats", dtype=dtype)
 
@@ -81,7 +85,12 @@ def test_clip_views(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "rows", "scale", "dtype"), [(4, 10, 25.0, "float32"), (2, 33, 100.0, "float32"), (2, 33, 10.0, "float16")]
+    ("ranks", "rows", "scale", "dtype"),
+    [
+        (4, 10, 25.0, "float32"),
+        pytest.param(2, 33, 100.0, "float32", marks=pytest.mark.soak),
+        pytest.param(2, 33, 10.0, "float16", marks=pytest.mark.soak),
+    ],
 )
 def test_clip_rows_of_ranks(run: Run, ranks: int, rows: int, scale: float, dtype: str) -> None:
     run("clip_ranks", ranks=ranks, rows=rows, scale=scale, dtype=dtype)

@@ -20,7 +20,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.cuda
 @pytest.mark.xdist_group("kernels")
 @pytest.mark.parametrize(
     ("capability", "most"), [((9, 0), 232448), pytest.param((12, 0), 101376, marks=pytest.mark.soak)]

@@ -239,8 +239,7 @@ def test_chunks_stay_within_their_bound(rows: int, cols: int) -> None:
 # --- machine code -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("kernels")
+@pytest.mark.cuda
 @pytest.mark.parametrize("build", list(check_machine_code.builds()), ids=str)
 def test_machine_code(build: check_machine_code.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensor cores, TMA or asynchronous copies, no spilled register, no atomics."""
@@ -269,6 +268,7 @@ def test_problems_of_machine_code_are_named() -> None:
     ]
 
 
+@pytest.mark.cuda
 def test_machine_code_is_not_checked_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     command = [sys.executable, "-m", "dcfast.kernels.check_machine_code"]

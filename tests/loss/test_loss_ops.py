@@ -31,7 +31,14 @@ def inputs_of(rows: int = 9, width: int = 6, dtype: torch.dtype = torch.float32)
 
 # opcheck itself looks at .grad of what is no leaf
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        pytest.param(torch.bfloat16, marks=pytest.mark.soak),
+        pytest.param(torch.float64, marks=pytest.mark.soak),
+    ],
+)
 def test_opcheck(dtype: torch.dtype) -> None:
     image, text, scale, bias = inputs_of(dtype=dtype)
     torch.library.opcheck(ops.clip_loss, (image, text, scale, *ops.ALONE))

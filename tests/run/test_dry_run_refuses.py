@@ -234,7 +234,13 @@ def test_both_refuse_alike(
 NO_GPU = "this machine has no GPU: train cannot be run or timed here; "
 
 
-@pytest.mark.parametrize("words", [["--scale", "small"], ["--device", "cuda"], ["--device", "cuda", "--to", "train"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--scale", "small"],
+        *(pytest.param(["--device", "cuda", *to], marks=pytest.mark.soak) for to in ([], ["--to", "train"])),
+    ],
+)
 def test_a_plan_for_a_machine_with_a_gpu(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

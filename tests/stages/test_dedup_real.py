@@ -19,10 +19,17 @@ def kinds_of(real_data: Path) -> dict[str, str]:
     return {uid: kind.split(":")[0] for uid, kind in (line.split("\t") for line in lines)}
 
 
-@pytest.mark.parametrize("keep", ["largest", "first"])
 @pytest.mark.parametrize(
-    "methods",
-    [["content", "perceptual256"], ["perceptual256"], ["perceptual"], ["content", "perceptual256", "perceptual"]],
+    ("methods", "keep"),
+    [
+        (["content", "perceptual256", "perceptual"], "largest"),
+        (["perceptual256"], "first"),
+        *(
+            pytest.param(methods, keep, marks=pytest.mark.soak)
+            for methods in (["content", "perceptual256"], ["perceptual256"], ["perceptual"])
+            for keep in ("largest", "first")
+        ),
+    ],
 )
 def test_all_duplicates_and_no_false_group(methods: list[str], keep: str, real_data: Path, tmp_path: Path) -> None:
     truth, out = kinds_of(real_data), tmp_path / "out"

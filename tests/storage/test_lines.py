@@ -109,6 +109,7 @@ def test_short_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_lines(tmp_path / "a.txt")
 
 
+@pytest.mark.lint
 def test_nothing_else_splits_lines() -> None:
     package = Path(dcfast.__file__).parent
     found = [

@@ -122,6 +122,7 @@ print("afterwards", bool(uid_isin(FEW, whole).all()))
 """
 
 
+@pytest.mark.lint
 def test_every_kind_of_map(tmp_path: Path, repo_root: Path) -> None:
     path = os.pathsep.join([str(repo_root / "tests/helpers"), *sys.path])
     command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT, str(tmp_path)]

@@ -236,6 +236,7 @@ def test_an_array_of_an_npz_is_mapped_or_read(save: Callable[..., None], tmp_pat
         map_npz(tmp_path / "x.npz", "b")
 
 
+@pytest.mark.lint
 def test_npy_and_npz_are_read_and_written_here_alone() -> None:
     package = Path(dcfast.__file__).parent
     own = {"save", "savez", "savez_compressed", "load"}
