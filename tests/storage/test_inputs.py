@@ -26,6 +26,8 @@ from dcfast.filters import language, wordnet
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.segments import Segment
+from dcfast.interop.energon_files import read_energon, read_energon_idx, read_energon_members
+from dcfast.interop.ratarmount import read_ratarmount
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wds2idx import read_wds2idx
 from dcfast.interop.wids import read_wids
@@ -95,6 +97,11 @@ def score_file(path: Path) -> Any:
     return list(score_files._score_batches(str(path), "score", [0]))
 
 
+def energon_members(path: Path) -> Any:
+    (path.parent / ".info.json").write_text('{"shard_counts": {}}')
+    return read_energon_members(path.parents[1])
+
+
 INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "picture": ("p.png", dcfast.perceptual_hash),
     "subset": ("s.npy", load_subset),
@@ -117,6 +124,10 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "sizes.json": ("a.json", read_sizes),
     "wids": ("a.json", read_wids),
     "DALI's index": ("a.idx", read_wds2idx),
+    "energon's index of a tar": ("a.tar.idx", read_energon_idx),
+    "energon's counts": (".nv-meta/.info.json", lambda path: read_energon(path.parents[1])),
+    "energon's database": (".nv-meta/index.sqlite", energon_members),
+    "ratarmount's index": ("a.tar.index.sqlite", read_ratarmount),
     "lines": ("a.txt", read_lines),
     "lines, one by one": ("a.txt", lambda path: list(iterate_lines(path))),
     "class names": ("classnames.txt", lambda path: evalset._lines(path, "")),
@@ -200,6 +211,7 @@ FOLDER_TOO = ("sizes.json", "a directory")
 def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
     file, read = INPUTS[name]
     path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
     KINDS[kind](path)
     with pytest.raises((OSError, ValueError, ImportError)) as caught:
         read(path)

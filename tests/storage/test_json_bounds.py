@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,8 @@ from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
 from dcfast.evaluate import evalset, hub_set, import_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
+from dcfast.interop.energon_files import read_energon
+from dcfast.interop.ratarmount import read_ratarmount
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wids import read_wids
 from dcfast.report.facts.reading import read_rows
@@ -116,9 +119,25 @@ def last_times(path: Path) -> Any:
     return dry_run._last_times(run) or None
 
 
+def ratarmount_stats(path: Path) -> Any:
+    """The text of the file as the tarstats in an index of ratarmount."""
+    index = path.with_name("a.tar.index.sqlite")
+    database = sqlite3.connect(index)
+    database.executescript(
+        "DROP TABLE IF EXISTS metadata; DROP TABLE IF EXISTS versions; CREATE TABLE metadata (key, value);"
+        "CREATE TABLE versions (name, version); INSERT INTO versions VALUES ('index', '0.7.0')"
+    )
+    database.execute("INSERT INTO metadata VALUES ('tarstats', ?)", (path.read_bytes(),))
+    database.commit()
+    database.close()
+    return read_ratarmount(index)
+
+
 PIECE = square.piece("a/b", "0")(value=1, output="o")
 
 REFUSES: dict[str, Reader] = {
+    "interop/energon_files.py": at(".nv-meta/.info.json", lambda path: read_energon(path.parents[1])),
+    "interop/ratarmount.py": at("tarstats", ratarmount_stats),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
     "rundir/claim.py": at("settings.json", claim.read_settings),

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
-from dcfast.interop.shards import LARGEST, Index, PathLike, file_name, shards_of
+from dcfast.interop.shards import BLOCK, LARGEST, Index, PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST_INDEX_BYTES = 64 << 20
 """Of a shard of a million members. They take some 20 times as much memory."""
-_BLOCK = 512
 
 
 def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
@@ -77,13 +76,13 @@ def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
     """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
     header = np.array(
         [
-            _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
+            BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
             for name, n in zip(names, size, strict=True)
         ],
         np.int64,
     )
     length = size.astype(np.int64)
-    whole = header + length + -length % _BLOCK
+    whole = header + length + -length % BLOCK
     offsets: list[int] = (np.cumsum(whole) - whole + header).tolist()
     return offsets
 
@@ -128,7 +127,7 @@ def read_wds2idx(path: PathLike) -> pa.Table:
             raise bad(f"expected {width} fields a member; got {len(fields)}", sample + 1)
         for at in range(0, len(fields), width):
             offset, size = (_number(field) for field in fields[at + 1 : at + 3])
-            if offset is None or size is None or offset % _BLOCK or offset + size > LARGEST:
+            if offset is None or size is None or offset % BLOCK or offset + size > LARGEST:
                 got = _shown(b" ".join(fields[at:]))
                 raise bad(f"expected an offset in blocks of 512 and a size; got {got}", sample + 1)
             name = _text(fields[at + 3]) if width == 4 else None
