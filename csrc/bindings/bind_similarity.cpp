@@ -13,21 +13,22 @@ std::tuple<Array<double>, Array<double>, Array<double>, double, double> sum_expo
   return {own(std::move(sums.rows)), own(std::move(sums.columns)), own(std::move(sums.diagonal)), sums.shift, sums.error};
 }
 
-/// (loss, gradient along the logits, sum of the gradient, gradient), or None where it does not serve: see
+/// (loss, derivative by the scale, by the bias, gradient by the dot products), or None where it does not serve: see
 /// core/similarity/small_losses.hpp
 using Loss = std::optional<std::tuple<double, double, double, Array<double>>>;
 
 Loss loss_of(SmallLoss&& found) {
   if (!found.serves) return std::nullopt;
-  return std::tuple{found.loss, found.along, found.sum, own(std::move(found.gradient))};
+  return std::tuple{found.loss, found.by_scale, found.by_bias, own(std::move(found.gradient))};
 }
 
-Loss clip_of_logits(const Input<double, "logits">& logits, std::size_t rows, bool gradient) {
-  return loss_of(enter_core([&](const Poll&) { return small_clip(logits.view, rows, gradient); }));
+Loss clip_of_dots(const Input<double, "dots">& dots, std::size_t rows, double scale, bool gradient) {
+  return loss_of(enter_core([&](const Poll&) { return small_clip(dots.view, rows, scale, gradient); }));
 }
 
-Loss siglip_of_logits(const Input<double, "logits">& logits, std::size_t rows, double bias, bool gradient) {
-  return loss_of(enter_core([&](const Poll&) { return small_siglip(logits.view, rows, bias, gradient); }));
+template <typename Dot>
+Loss siglip_of_dots(const Input<Dot, "dots">& dots, std::size_t rows, double scale, double bias, bool gradient) {
+  return loss_of(enter_core([&](const Poll&) { return small_siglip(dots.view, rows, scale, bias, gradient); }));
 }
 
 }  // namespace
@@ -36,8 +37,9 @@ void bind_similarity(py::module_& m) {
   bind_centroids(m);
   bind_embeddings(m);
   bind_hamming(m);
-  m.def("clip_of_logits", &clip_of_logits, "logits"_a, "rows"_a, "gradient"_a);
-  m.def("siglip_of_logits", &siglip_of_logits, "logits"_a, "rows"_a, "bias"_a, "gradient"_a);
+  m.def("clip_of_dots", &clip_of_dots, "dots"_a, "rows"_a, "scale"_a, "gradient"_a);
+  m.def("siglip_of_dots", &siglip_of_dots<double>, "dots"_a, "rows"_a, "scale"_a, "bias"_a, "gradient"_a);
+  m.def("siglip_of_dots32", &siglip_of_dots<float>, "dots"_a, "rows"_a, "scale"_a, "bias"_a, "gradient"_a);
   m.def("exp_sums", &sum_exponentials, "x"_a, "y"_a, "rows"_a, "scale"_a, "threads"_a);
 }
 

@@ -142,7 +142,7 @@ def test_compiles_to_one_graph(module: torch.nn.Module, dynamic: bool) -> None:
         inputs = inputs_of(rows)
         found, wanted = reference.run(compiled, *inputs), reference.run(module, *inputs)
         # a small batch has another way where nobody compiles
-        within = {"rtol": 1e-6, "atol": 1e-9} if rows <= SMALL else {"rtol": 0, "atol": 0}
+        within = {"rtol": 4e-6, "atol": 1e-7} if rows <= SMALL else {"rtol": 0, "atol": 0}
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, **within)
     torch.compiler.reset()

@@ -55,7 +55,7 @@ def test_both_ways_are_one(kind: str, rows: int, dtype: torch.dtype, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("change", "serves"), [({}, True), ({"rows": SMALL + 1}, None), ({"scale": 0.0}, False), ({"size": 9.0}, False)]
+    ("change", "serves"), [({}, True), ({"rows": SMALL + 1}, None), ({"scale": 0.0}, True), ({"size": 9.0}, False)]
 )
 def test_where_it_serves(
     kind: str, change: dict[str, float], serves: bool | None, monkeypatch: pytest.MonkeyPatch
@@ -172,5 +172,5 @@ def test_logits_are_refused_unless_square() -> None:
     from dcfast._core import similarity
 
     for size, rows in ((0, 0), (6, 2), (4, 3)):
-        with pytest.raises(ValueError, match=r"give n \* n logits"):
-            similarity.clip_of_logits(np.zeros(size), rows, True)
+        with pytest.raises(ValueError, match=r"give n \* n dot products"):
+            similarity.clip_of_dots(np.zeros(size), rows, 1.0, True)

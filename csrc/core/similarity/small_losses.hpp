@@ -1,4 +1,4 @@
-// The contrastive losses of a small batch and their gradients, from the matrix of logits: one pass, one thread.
+// The contrastive losses of a small batch and their gradients, from the matrix of dot products: one pass, one thread.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +13,17 @@ inline constexpr double kLogitRange = 600;
 struct SmallLoss {
   bool serves = false;           // false where a logit is not finite, or CLIP's are further apart than kLogitRange
   double loss = 0;
-  double along = 0;              // sum of gradient times dot products times scale: the derivative by the scale's logarithm
-  double sum = 0;                // of the gradient: the derivative by the bias
-  std::vector<double> gradient;  // (n, n) of the logits; empty unless wanted
+  double by_scale = 0;           // derivatives
+  double by_bias = 0;
+  std::vector<double> gradient;  // (n, n) by the dot products; empty unless wanted, as are the derivatives then
 };
 
-/// CLIP: z: (n, n), row by row; pairs on the diagonal. They are left out of the sums and kept apart, so that 1 - P_ii and
-/// -log P_ii keep their relative accuracy on a batch that is nearly fitted. Cost: n * n exponentials.
-SmallLoss small_clip(std::span<const double> z, std::size_t n, bool gradient);
+/// CLIP: dots: (n, n) dot products, row by row; pairs on the diagonal. They are left out of the sums and kept apart, so that
+/// 1 - P_ii and -log P_ii keep their relative accuracy on a batch that is nearly fitted. Cost: n * n exponentials.
+SmallLoss small_clip(std::span<const double> dots, std::size_t n, double scale, bool gradient);
 
-/// SigLIP: the sum of softplus(-y (z + bias)) over all pairs, divided by n; y is 1 on the diagonal and -1 elsewhere.
-SmallLoss small_siglip(std::span<const double> z, std::size_t n, double bias, bool gradient);
+/// SigLIP: the sum of softplus(-y (scale * dot + bias)) over all pairs, divided by n; y is 1 on the diagonal and -1 elsewhere.
+SmallLoss small_siglip(std::span<const double> dots, std::size_t n, double scale, double bias, bool gradient);
+SmallLoss small_siglip(std::span<const float> dots, std::size_t n, double scale, double bias, bool gradient);
 
 }  // namespace dcfast

@@ -15,14 +15,15 @@ __all__: list[str] = [
     "SearchTask",
     "any_above",
     "bad_row",
-    "clip_of_logits",
+    "clip_of_dots",
     "exp_sums",
     "group_join",
     "hamming_join",
     "hamming_self_join",
     "join",
     "select_kernels",
-    "siglip_of_logits",
+    "siglip_of_dots",
+    "siglip_of_dots32",
     "topk",
 ]
 
@@ -68,8 +69,11 @@ def any_above(
 def bad_row(
     rows: numpy.typing.NDArray[numpy.generic], kind: str, zeros: bool, threads: typing.SupportsIndex
 ) -> tuple[int, bool] | None: ...
-def clip_of_logits(
-    logits: numpy.typing.NDArray[numpy.float64], rows: typing.SupportsIndex, gradient: bool
+def clip_of_dots(
+    dots: numpy.typing.NDArray[numpy.float64],
+    rows: typing.SupportsIndex,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
+    gradient: bool,
 ) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...
 def exp_sums(
     x: numpy.typing.NDArray[numpy.float32],
@@ -128,9 +132,17 @@ def join(
     numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.float32], int, bool
 ]: ...
 def select_kernels() -> str: ...
-def siglip_of_logits(
-    logits: numpy.typing.NDArray[numpy.float64],
+def siglip_of_dots(
+    dots: numpy.typing.NDArray[numpy.float64],
     rows: typing.SupportsIndex,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
+    bias: typing.SupportsFloat | typing.SupportsIndex,
+    gradient: bool,
+) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...
+def siglip_of_dots32(
+    dots: numpy.typing.NDArray[numpy.float32],
+    rows: typing.SupportsIndex,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
     bias: typing.SupportsFloat | typing.SupportsIndex,
     gradient: bool,
 ) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...

@@ -58,7 +58,8 @@ def as_scalar(value: object, name: str, features: Tensor) -> Tensor:
         if value.device.type == "meta" and features.device.type != "meta":
             raise ValueError(f"{name} must have a value, got a tensor on the meta device")
         value = value if value.ndim == 0 else value.reshape(())
-        return value.to(device=features.device, dtype=dtype)
+        same = value.dtype == dtype and value.device == features.device
+        return value if same else value.to(device=features.device, dtype=dtype)
     if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
         raise TypeError(f"{name} must be a number or a tensor with one element, got {type(value).__name__}")
     number = value if isinstance(value, (int, float)) else float(value)  # numpy's

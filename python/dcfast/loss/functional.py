@@ -54,9 +54,9 @@ def clip_loss_of_ranks(
 ) -> Tensor:
     """``settings``: rank, world size, name of the group, schedule, local_loss, gather_with_grad of ``ClipLoss``."""
     inputs = _checked(image_features, text_features, logit_scale)
-    arguments.refuse_derivatives(*inputs)
     loss = small.clip_loss(*inputs) if settings == ops.ALONE and small.is_small(*inputs) else None
     if loss is None:
+        arguments.refuse_derivatives(*inputs)
         loss = cast("Tensor", ops.clip_loss(*inputs, *settings)[0])
     if logit_bias is None:
         return loss
@@ -89,12 +89,11 @@ def siglip_loss_of_ranks(
     """``settings``: rank, world size, name of the group, schedule."""
     image, text, scale = _checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-    arguments.refuse_derivatives(image, text, scale, bias)
-    loss = None
     if settings == siglip_ops.ALONE and small.is_small(image, text, scale, bias):
         loss = small.siglip_loss(image, text, scale, bias)
-    if loss is not None:
-        return loss
+        if loss is not None:
+            return loss
+    arguments.refuse_derivatives(image, text, scale, bias)
     grad = torch.is_grad_enabled()
     needs = [grad and arguments.requires_grad(tensor) for tensor in (image, text, scale, bias)]
     loss = cast(

@@ -1,37 +1,41 @@
 """The losses of a small batch on the CPU, whose cost is that of calls and not of arithmetic: few of them.
 
-All is float64, and the matrix of logits is stored, half a megabyte at most. Where a gradient will be wanted the forward
-pass makes it, and the backward pass only scales.
+The matrix of dot products is stored, half a megabyte at most, and what is made of it is float64. Products are, too, but
+where float32 is as near as open_clip's float32. Where a gradient will be wanted the forward pass makes it, and the
+backward pass only scales.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dcfast._core import similarity as core_similarity
-from dcfast.loss.arguments import check_finite
 from dcfast.loss.backend import SMALL, has_triton
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+_PAIRS_FROM, _FLOAT32_FROM = 6, 40  # rows
+_CANCELLED = 0.01  # of the terms' norm: less than this is left of them
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_small(*inputs: Tensor) -> bool:
-    """Whether the functions here may serve: not compilers, tracers and torch.func, to whom a loss is one operator."""
+    """Whether the functions here may serve: not compilers, tracers, torch.func and forward mode, for whom a loss is one
+    operator."""
     # dynamo must not see what comes after the first
+    if torch.compiler.is_compiling() or inputs[0].shape[0] > SMALL or inputs[0].device.type != "cpu":
+        return False
+    for x in inputs:
+        if type(x) not in _PLAIN or functorch.is_functorch_wrapped_tensor(x):
+            return False
     return (
-        not torch.compiler.is_compiling()
-        and inputs[0].shape[0] <= SMALL
-        and inputs[0].device.type == "cpu"
-        and all(type(x) in _PLAIN and not functorch.is_functorch_wrapped_tensor(x) for x in inputs)
+        forward_ad._current_level < 0
         and torch._C._get_tracing_state() is None  # of torch.jit.trace
         and _get_current_dispatch_mode() is None
         and not has_triton(inputs[0])
@@ -39,80 +43,100 @@ def is_small(*inputs: Tensor) -> bool:
 
 
 def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor | None:
-    """``dcfast.clip_loss`` of checked arguments; None where the scale is 0, or logits are not finite or 600 apart."""
-    check_finite(scale, "logit_scale")
-    sides = _sides(image, text, scale)
-    made = core_similarity.clip_of_logits(_logits(*sides), image.shape[0], _is_wanted(image, text, scale))
-    return None if made is None or not sides[2] else _loss(image, text, scale, None, sides, made)
+    """``dcfast.clip_loss`` of checked arguments; None where logits are not finite or 600 apart."""
+    return _loss(image, text, scale, None)
 
 
 def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor | None:
-    """``dcfast.siglip_loss`` of checked arguments; None where the scale is 0, or logits are not finite."""
-    check_finite(scale, "logit_scale")
-    check_finite(bias, "logit_bias")
-    sides, wanted = _sides(image, text, scale), _is_wanted(image, text, scale, bias)
-    made = core_similarity.siglip_of_logits(_logits(*sides), image.shape[0], bias.detach().item(), wanted)
-    return None if made is None or not sides[2] else _loss(image, text, scale, bias, sides, made)
+    """``dcfast.siglip_loss`` of checked arguments; None where logits are not finite."""
+    return _loss(image, text, scale, bias)
 
 
-_Sides = tuple[Tensor, Tensor, float]  # features in float64, the scale
-_Made = tuple[float, float, float, "NDArray[np.float64]"]  # see core/similarity/small_losses.hpp
+class _NotServedError(Exception):
+    pass
 
 
-def _sides(image: Tensor, text: Tensor, scale: Tensor) -> _Sides:
-    return image.detach().double(), text.detach().double(), scale.detach().item()
+def _loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor | None:
+    try:
+        return cast("Tensor", _Loss.apply(image, text, scale, bias, torch.is_grad_enabled()))
+    except _NotServedError:
+        return None
 
 
-def _logits(image: Tensor, text: Tensor, scale: float) -> NDArray[np.float64]:
-    return torch.mm(image, text.t()).mul_(scale).view(-1).numpy()
-
-
-def _is_wanted(*inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-
-
-def _loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, sides: _Sides, made: _Made) -> Tensor:
-    loss: Tensor = _Loss.apply(image, text, scale, bias, sides, made)
-    return loss
+def _finite(value: Tensor, name: str) -> float:
+    number = value.item()
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
 
 
 class _Loss(torch.autograd.Function):
-    """A loss whose gradient by the logits is known."""
+    """CLIP's loss, or with a bias SigLIP's. All work is in one function without grad mode: calls are what it costs."""
 
     @staticmethod
-    def forward(
-        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, sides: _Sides, made: _Made
-    ) -> Tensor:
-        loss, along, total, gradient = made
-        needs, (image64, text64, factor) = ctx.needs_input_grad, sides
-        if gradient.size:
-            grad = torch.from_numpy(gradient).view(image.shape[0], -1)
-            raw = (
-                torch.mm(grad, text64).mul_(factor) if needs[0] else None,
-                torch.mm(grad.t(), image64).mul_(factor) if needs[1] else None,
-                _number(along / factor, scale) if needs[2] else None,
-                _number(total, scale) if needs[3] else None,
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, grad: bool) -> Tensor:
+        needs, rows, factor = ctx.needs_input_grad, image.shape[0], _finite(scale, "logit_scale")
+        plain = image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        # sums of so many pairs are as far off as open_clip's in float32; those of few, and softmaxes, may cancel
+        narrow = plain and bias is not None and rows >= _PAIRS_FROM
+        images, texts = (image, text) if narrow else (image.double(), text.double())
+        dots, wanted = torch.mm(images, texts.t()).view(-1).numpy(), grad and any(needs)
+        if bias is None:
+            made = core_similarity.clip_of_dots(dots, rows, factor, wanted)
+        else:
+            siglip = core_similarity.siglip_of_dots32 if narrow else core_similarity.siglip_of_dots
+            made = siglip(dots, rows, factor, _finite(bias, "logit_bias"), wanted)
+        if made is None:
+            raise _NotServedError
+        loss, by_scale, by_bias, by_dots = made
+        if wanted:
+            by_logits = torch.from_numpy(by_dots).view(rows, -1).to(images.dtype)
+            ctx.numbers = by_scale if needs[2] else None, by_bias if needs[3] else None
+            ctx.save_for_backward(
+                *(image, text, scale, bias),
+                _product(by_logits, texts, text if plain else None) if needs[0] else None,
+                _product(by_logits.t(), images, image if plain else None) if needs[1] else None,
             )
-            ctx.save_for_backward(image, text, scale, bias, *raw)
-        return _number(loss, scale)
+        # what the dtype cannot hold is infinite
+        return torch.full((), loss if loss <= torch.finfo(scale.dtype).max else math.inf, dtype=scale.dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *_Gradients.apply(upstream, *ctx.saved_tensors), None, None
+        *inputs, by_image, by_text = ctx.saved_tensors
+        raw = by_image, by_text, *ctx.numbers
+        if torch.is_grad_enabled():  # with create_graph
+            return *_Gradients.apply(upstream, *inputs, *raw), None
+        return *_scaled(upstream, inputs, raw), None
 
 
-def _number(value: float, like: Tensor) -> Tensor:
-    """0-dim, in the dtype of ``like``; what that cannot hold is infinite."""
-    return torch.tensor(value, dtype=torch.float64).to(like.dtype)
+def _product(grad: Tensor, side: Tensor, plain: Tensor | None) -> Tensor:
+    """grad @ side; in float32, of ``plain``, where that is worth it and the terms do not cancel."""
+    if plain is not None and side.dtype == torch.float64 and len(grad) >= _FLOAT32_FROM:
+        found = torch.mm(grad.float(), plain)
+        # against as many terms of random signs
+        if _square(found) > _CANCELLED**2 * _square(grad) * _square(plain) / len(grad):
+            return found
+    return torch.mm(grad, side)
+
+
+def _square(x: Tensor) -> float:
+    flat = x.reshape(-1)
+    return torch.dot(flat, flat).item()
+
+
+def _scaled(
+    upstream: Tensor, inputs: Sequence[Tensor | None], raw: Sequence[Tensor | float | None]
+) -> tuple[Tensor | None, ...]:
+    pairs = zip(inputs, raw, strict=True)
+    return tuple(None if x is None or g is None else (upstream * g).to(x.dtype) for x, g in pairs)
 
 
 class _Gradients(torch.autograd.Function):
     """The gradients; by the inputs they have no derivative that is written down, and are refused one."""
 
     @staticmethod
-    def forward(ctx: Any, upstream: Tensor, *inputs_and_raw: Tensor | None) -> tuple[Tensor | None, ...]:
-        pairs = zip(inputs_and_raw[:4], inputs_and_raw[4:], strict=True)
-        return tuple(None if x is None or raw is None else (raw * upstream).to(x.dtype) for x, raw in pairs)
+    def forward(ctx: Any, upstream: Tensor, *inputs_and_raw: Any) -> tuple[Tensor | None, ...]:
+        return _scaled(upstream, inputs_and_raw[:4], inputs_and_raw[4:])
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
