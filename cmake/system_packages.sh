@@ -6,6 +6,7 @@
 #   PYTHON=python3.11 sh cmake/system_packages.sh build        needed: stops if it cannot be had
 #   PYTHON=python3.11 sh cmake/system_packages.sh fuzz         clang with libFuzzer: stops if it cannot be had
 #   PYTHON=python3.11 sh cmake/system_packages.sh text         WordNet's files for text_based: says so and goes on
+#   PYTHON=python3.11 sh cmake/system_packages.sh shells       fish and zsh, whose completion is tested: says so and goes on
 #   PYTHON=python3.11 sh cmake/system_packages.sh laion        what gcld3 is built with, for laion2b: says so and goes on
 set -eu
 
@@ -41,6 +42,7 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     libxxhash-dev) have_header xxhash.h ;;
     protobuf-compiler) have_command protoc ;;
     libprotobuf-dev) have_header google/protobuf/message.h ;;
+    fish|zsh) have_command "$1" ;;
     clang) have_command clang++ ;;
     libclang-rt-dev) have_fuzzer ;;
     wordnet-base) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/data.noun" ] ;;
@@ -63,7 +65,8 @@ case ${1:-} in
   fuzz) packages="clang libclang-rt-dev" ;;
   text) packages="wordnet-base wordnet-sense-index" ;;
   laion) packages="protobuf-compiler libprotobuf-dev" ;;
-  *) echo "usage: system_packages.sh build|fuzz|text|laion" >&2; exit 2 ;;
+  shells) packages="fish zsh" ;;
+  *) echo "usage: system_packages.sh build|fuzz|text|laion|shells" >&2; exit 2 ;;
 esac
 
 # shellcheck disable=SC2086  # a list of words
@@ -115,6 +118,7 @@ case $1 in
       echo "WordNet's files are missing: tests of the text_based filter will be skipped."
       echo "As root: apt-get install $missing"
     } >&2 ;;
+  shells) echo "The completion of these shells will not be tested: $missing" >&2 ;;
   laion)
     {
       echo "What gcld3 is built with is missing: the laion2b filter cannot be used."
