@@ -103,7 +103,7 @@ fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language mo
 	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python $(FUZZ_KEEP)
 
 cuda: $(VENV)/.test ## machine code of the Triton kernels; compile the CUDA library alone (needs nvcc; CUTLASS for the fused kernels), and check its machine code. No GPU is needed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m cuda
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "cuda and not soak"
 	if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then \
 	  $(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python" && cmake --build --preset cuda; \
 	  $(abspath $(BIN))/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so; \
