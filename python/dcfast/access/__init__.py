@@ -83,6 +83,7 @@ def read_members(
         ValueError: more than memory_bytes.
     Memory: the members asked for, and 100 bytes for each.   Cost: one system call for each stretch of neighbouring
     members (gaps up to 8 KiB are read over).   GIL: released.
+    Example: ``read_members(index_tars("pool"), [4, 0], "jpg", numbering="sample")[1]``
     """
     if not isinstance(index, PoolReader):
         if isinstance(index, TarIndex):

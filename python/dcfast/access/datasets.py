@@ -68,6 +68,7 @@ class PoolDataset(_Items[T_co], Dataset[T_co]):
     It pickles to its paths, some hundred bytes (an array of uids goes with it, 16 bytes each), and opens in each
     process when that first reads: workers may be forked, spawned, or come from a forkserver.
     Memory: 8 bytes a uid in each process, and the batch.   Cost: as ``PoolReader.read``, and a copy of the bytes.
+    Example: ``batch = next(iter(DataLoader(PoolDataset("index", "pool"), batch_size=4, collate_fn=list)))``
     """
 
     @overload
@@ -183,6 +184,9 @@ class PoolIterableDataset(_Items[T_co], IterableDataset[T_co]):
 
     An epoch has the order of the last before it until ``set_epoch``, which reaches persistent workers, too. Pickles and
     opens as ``PoolDataset``.
+    Memory: memory_bytes, and 8 bytes a uid, in each process.
+    Example: ``dataset = PoolIterableDataset("index", "pool", seed=7)``, ``dataset.set_epoch(1)``,
+    ``[sample.key for sample in dataset]``
     """
 
     @overload

@@ -72,6 +72,7 @@ class PoolReader:
     Of URLs: 4 MiB a thread beside the result; a look-up for each shard and thread that reads it, a request for each
     stretch of neighbouring members (gaps up to 128 KiB are read over, 4 MiB together), and where the answers tell
     neither ETag nor time, one more for every four.
+    Example: ``reader = PoolReader(None, [segment])``, ``reader.read(reader.find(uids)[0], "jpg")``
     """
 
     def __init__(

@@ -63,6 +63,7 @@ def write_segment(
     Memory: the columns once, about 60 bytes a sample, 8 a member, and the keys; a small window a thread, for URLs
     four times ``remote.window_bytes``.   Cost: one read per stretch of small members; the data of large ones are not
     read. Of a URL about (size of what is near headers) / window_bytes requests, and three more.   GIL: released.
+    Example: ``write_segment([("pool/shards/00000000.tar", "00000000.tar")], "one.dcx").num_samples == 3``
     """
     options = remote or RemoteOptions()
     pairs = [(_index_source(source, options), name) for source, name in shards]
@@ -103,6 +104,7 @@ class TarIndex:
         segment: the Segment beneath, for arrays.
         damage, notes: lists of ShardReport; damage means that members may be missing.
         passed_over: (name, reason) of what looks like a shard in the directory that was given, and was not taken.
+    Example: ``index_tars("pool").samples()["uid"].to_pylist()``
     """
 
     def __init__(self, segment: Segment, passed_over: Sequence[tuple[str, str]] = ()) -> None:
@@ -164,6 +166,7 @@ def index_tars(
             does not answer range requests.
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
+    Example: ``len(index_tars("pool/shards/{00000000..00000001}.tar").samples()) == 6``
     """
     shards, passed_over = _shards(paths, remote)
     thread_count(threads)  # before a folder is made

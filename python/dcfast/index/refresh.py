@@ -90,6 +90,7 @@ def refresh_index(
     Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
     Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
     one written where it differs, and pool.npy.
+    Example: ``refresh_index("index", "pool")["shards"]``
     """
     thread_count(threads)  # before a folder is made
     if uid_from not in UID_SOURCES:

@@ -108,6 +108,7 @@ def reshard(
     of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
+    Example: ``reshard("pool", "new", "subset.npy", shard_size=4)["output_count"] == 6``
     """
     _check_values((pool, output_dir, subset), webp_quality, uid_from, overwrite and resume)
     out, count = plain_path(output_dir), thread_count(threads)

@@ -54,6 +54,7 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         SubsetError: an empty source, or fewer samples than a batch.   CheckpointError: ``out`` holds another training.
         NonFiniteLossError: the loss is NaN or infinite; the batch's uids are saved.
         MissingDependencyError: the decoder is ``dali`` and it is not installed.
+    Example: ``train(small_training).checkpoint``
     """
     recipe = settings.recipe()
     if settings.decoder == "dali":

@@ -286,10 +286,14 @@ def render_world(directory: str | Path, spec: WorldSpec | None = None, *, worker
 
     Returns each piece's counts. With more than one worker, processes are spawned: a script that calls this needs
     the usual ``if __name__ == "__main__"``. Default spec: 45 seconds of processor time, 125 MB of disk.
+    Example: ``render_world("world", WorldSpec.small(rows=20, eval_scale=0.01), workers=1)``
     """
     return _render_all(plan_world(spec or WorldSpec()), directory, workers)
 
 
 def render_teacher(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
-    """Renders the teacher's clean pairs into DIRECTORY/teacher/shards; returns each piece's counts."""
+    """Renders the teacher's clean pairs into DIRECTORY/teacher/shards; returns each piece's counts.
+
+    Example: ``render_teacher("world", WorldSpec.small(teacher_pairs=10), workers=1)``
+    """
     return _render_all(plan_teacher(spec or WorldSpec()), directory, workers)

@@ -33,6 +33,7 @@ class WorldSpec:
     defects (small_picture, extreme_aspect), the picture's source (flat, duplicates, leaks: at most one of them),
     breakage (at most one) and missing are drawn independently, so that they overlap. ``unlisted`` samples and
     repeated uids come on top of the rows.
+    Example: ``WorldSpec.small(seed=3).num_shards == 3``
     """
 
     version: int = SPEC_VERSION
