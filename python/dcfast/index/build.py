@@ -11,6 +11,7 @@ from dcfast.errors import PoolError
 from dcfast.index.segments import Segment, ShardReport
 from dcfast.index.streams import sample_stream
 from dcfast.process.compute import thread_count
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import TarListing
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
+@takes_old_names(Renamed("out_path", "out"))
 def write_segment(
     shards: Iterable[tuple[StrPath | ShardColumns, str]],
-    out_path: StrPath,
+    out: StrPath,
     threads: int | None = 1,
     *,
     read_uid: bool = True,
@@ -44,7 +46,7 @@ def write_segment(
     Args:
         shards: (what to open, name to store) of each, in the order wanted. To open: a local path; an fsspec URL
             (http, s3, ...), read by ranges; or ``ShardColumns``, a shard of an open segment, taken over unread.
-        out_path: the file to write, by a temporary name beside it, fsync and rename.
+        out: the file to write, by a temporary name beside it, fsync and rename.
         threads: shards indexed at a time; None = one per core. The bytes written do not depend on it.
         read_uid: parse the json members. Without it no sample has a uid (flag NO_UID).
         read_image_size: read the picture headers. Without it width and height are 0.
@@ -68,7 +70,7 @@ def write_segment(
     options = remote or RemoteOptions()
     pairs = [(_index_source(source, options), name) for source, name in shards]
     count = thread_count(threads)
-    with atomic_path(out_path, sync=sync) as temporary:
+    with atomic_path(out, sync=sync) as temporary:
         return core_index.write_segment(
             [(source, os.fsencode(name)) for source, name in pairs],
             os.fsencode(temporary),

@@ -239,7 +239,7 @@ class RemoteShard:
         self._remote: _Remote | None = None
         self._file: IO[bytes] | None = None
         self._answers: HttpAnswers | None = None
-        self.state = RemoteState(0, "", 0)
+        self.state: RemoteState = RemoteState(0, "", 0)
         self._changed = False
 
     def open(self) -> tuple[int, int]:
