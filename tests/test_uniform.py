@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[object, ...]] = {
 }
 #: what other modules of dcfast call, with what was checked; and what has open_clip's arguments
 OTHERS = {"ClipLoss.get_ground_truth", "Database.packed", "PoolReader.read_located", "SigLipLoss.get_ground_truth"}
-NOT_THREADS = (0, -1, True, 1.5, "2")
+NOT_THREADS = (-1, True, 1.5, "2")
 
 
 def operations(keyword: str) -> list[str]:
@@ -100,6 +100,8 @@ def test_threads(call: Callable[..., object], name: str) -> None:
     if name not in ("evaluate_model", "refresh_index"):  # of a model, and what was made already
         for right in (None, 1, np.int64(2)):
             call(name, threads=right, **({"dry_run": True} if name == "reshard" else {}))
+        with pytest.warns(DeprecationWarning, match="^threads=0 is threads=None now: all cores"):
+            call(name, threads=0, **({"dry_run": True} if name == "reshard" else {}))
 
 
 def test_threads_are_all_cores_by_default() -> None:

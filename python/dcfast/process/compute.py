@@ -5,6 +5,9 @@ Importing this module imports nothing else: a short reshard is over before more 
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import torch
@@ -15,6 +18,8 @@ MAX_THREADS = 4096
 def thread_count(threads: object, name: str = "threads") -> int:
     """A number of threads as the core takes it, 0 for one per core: that of None. ``name``: the argument's.
 
+    0 is an old form of None, which goes on for a release with a DeprecationWarning: docs/versions.md.
+
     Raises:
         ValueError: neither None nor a whole number from 1 to ``MAX_THREADS``.
     """
@@ -22,12 +27,24 @@ def thread_count(threads: object, name: str = "threads") -> int:
         return 0
     # what operator.index takes, NumPy's integers among them
     whole = hasattr(threads, "__index__") and not isinstance(threads, bool)
-    count = int(threads.__index__()) if whole else 0  # type: ignore[attr-defined]
+    count = int(threads.__index__()) if whole else -1  # type: ignore[attr-defined]
+    if count == 0:
+        said = f"{name}=0 is {name}=None now: all cores; the old form goes with a later release"
+        warnings.warn(said, DeprecationWarning, stacklevel=_depth_of_caller())
+        return 0
     if not 1 <= count <= MAX_THREADS:
         raise ValueError(
             f"{name} must be None or a whole number from 1 to {MAX_THREADS}; got {threads!r}: pass None for all cores"
         )
     return count
+
+
+def _depth_of_caller() -> int:
+    """The ``stacklevel`` of whoever called dcfast, for a warning of the function that asks."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dcfast":
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def device_name(device: str | torch.device) -> str:
