@@ -116,10 +116,11 @@ def tensor(value: Any) -> Any:
 
 
 def small_training() -> Any:
+    from dcfast.train import TrainSource
     from train_builder import small
 
     dcfast.reshard("pool", "new_shards", "subset.npy")
-    source = dcfast.train.TrainSource(shards="new_shards")
+    source = TrainSource(shards="new_shards")
     return small(Path("trained"), source, overrides={"samples_seen": 4, "global_batch": 2, "checkpoints": 1})
 
 

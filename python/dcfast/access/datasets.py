@@ -51,13 +51,16 @@ class PoolDataset(_Items[T_co], Dataset[T_co]):
 
     Args:
         index: a run's output directory, an index directory, or an open PoolReader.
-        shards_dir: the pool, or its ``shards`` directory; None beside a PoolReader, or where names open as they are.
+        shards_dir: the pool, or its ``shards`` directory, or the fsspec URL of one; None beside a PoolReader, or where
+            names open as they are.
         uids: only these, in this order: (n,) "u8,u8", or a subset file, which travels by its path. A uid that several
             rows have gives each row. None: all samples, in the order of the pool; what is cut off in a damaged shard
             is left out.
         extensions: members that are read, such as ["jpg", "txt"]; None: all.
         missing: uids that no whole sample of the pool has: 'raise', or 'skip', after which numbers move up.
         missing_members: samples without an asked extension: 'raise', or 'none': their dict lacks it.
+        remote: how URLs are read, as of ``open_pool``: credentials, headers, retries, limits of time. It goes to the
+            workers, credentials too. None beside a PoolReader, which has its own.
         transform: what an item is made of a ``Sample``: key, uid, members as bytes by extension. None: the Sample.
             A function of a module, where workers are spawned.
 
@@ -165,7 +168,7 @@ class PoolIterableDataset(_Items[T_co], IterableDataset[T_co]):
     sample comes once an epoch, and their samples one after the other are the same order for any number of either.
 
     Args:
-        index, shards_dir, extensions, missing, missing_members, transform: as ``PoolDataset``.
+        index, shards_dir, extensions, missing, missing_members, remote, transform: as ``PoolDataset``.
         uids: only these, each row as often as its uid stands there; as ``PoolDataset``, but in the order of the pool
             before it is shuffled.
         shuffle: False: each share in the order of the pool.

@@ -13,7 +13,7 @@ from dcfast.index.streams import sample_stream
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.http import RemoteOptions
+from dcfast.storage.http import RemoteOptions, remote_options
 from dcfast.storage.listing import TarListing
 from dcfast.storage.paths import is_url
 from dcfast.storage.remote import RemoteShard, list_shards
@@ -67,7 +67,7 @@ def write_segment(
     read. Of a URL about (size of what is near headers) / window_bytes requests, and three more.   GIL: released.
     Example: ``write_segment([("pool/shards/00000000.tar", "00000000.tar")], "one.dcx").num_samples == 3``
     """
-    options = remote or RemoteOptions()
+    options = remote_options(remote)
     pairs = [(_index_source(source, options), name) for source, name in shards]
     count = thread_count(threads)
     with atomic_path(out, sync=sync) as temporary:

@@ -103,6 +103,16 @@ class RemoteOptions:
         return storage
 
 
+def remote_options(remote: RemoteOptions | None) -> RemoteOptions:
+    """Those that a caller gave, or the usual ones. TypeError: it is something else, such as storage options alone."""
+    if remote is not None and not isinstance(remote, RemoteOptions):
+        raise TypeError(
+            f"remote must be None or a RemoteOptions; got {type(remote).__name__}: "
+            "pass dcfast.index.RemoteOptions(storage_options)"
+        )
+    return remote or RemoteOptions()
+
+
 @dataclass
 class HttpAnswers:
     """Checks of the answers about one URL, called by aiohttp before a body is read.
