@@ -138,6 +138,7 @@ def rows_of_fraction(rows: int, fraction: float) -> int:
 def parse_threshold(value: float | str) -> float:
     """A threshold as it travels in JSON: a number, or the text that ``QuantileSearch.threshold_text`` gives.
 
+    Raises ValueError: a text that ``float.fromhex`` does not read.
     Example: ``parse_threshold("-inf")``.
     """
     return float.fromhex(value) if isinstance(value, str) else float(value)
@@ -155,6 +156,10 @@ class QuantileSearch:
         prefix: bins found so far; the argument of the next pass's ``score_histogram``.
         num_rows: all metadata rows, known after the first pass; -1 before.
         rank: of the wanted score, from the top, among those that share the prefix; ``expected`` of them there are.
+
+    Raises ValueError: another dtype, a fraction outside of (0, 1].   Memory: 0.5 MiB a histogram.
+    Cost: ``num_passes`` over the column, 1, 2 or 4.
+
     Example::
 
         search = QuantileSearch(0.3, "float32")

@@ -106,6 +106,7 @@ class TarIndex:
         segment: the Segment beneath, for arrays.
         damage, notes: lists of ShardReport; damage means that members may be missing.
         passed_over: (name, reason) of what looks like a shard in the directory that was given, and was not taken.
+    Cost and errors: those of ``index_tars``; a table is a copy.
     Example: ``index_tars("pool").samples()["uid"].to_pylist()``
     """
 
@@ -167,7 +168,7 @@ def index_tars(
         OSError: a file cannot be read.   TypeError: not paths.   PoolError: a directory without tars, a server that
             does not answer range requests.
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
-        about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
+    about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     Example: ``len(index_tars("pool/shards/{00000000..00000001}.tar").samples()) == 6``
     """
     shards, passed_over = _shards(paths, remote)

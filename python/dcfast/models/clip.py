@@ -249,6 +249,7 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
         precision: of open_clip (``fp32``, ``amp``, ``amp_bf16``, ``bf16``, ``fp16``, ...).
     Raises:
         ValueError: an unknown name; the nearest are suggested.
+    Memory: the parameters of the model.
     Example: ``create_model("dcfast-tiny", seed=3).visual``
     """
     import torch

@@ -222,6 +222,7 @@ def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
 def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
     """Entry of ``python -m dcfast.run``, and of ``dcfast STAGE``; returns the exit status.
 
+    Errors are lines on standard error, and the status (docs/architecture.md).   SystemExit: options it cannot read.
     Example: ``main(["--pool", "pool", "--out", "run", "--to", "index", "--quiet"]) == 0``
     """
     args = parser(stage).parse_args(argv)

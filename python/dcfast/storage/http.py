@@ -66,6 +66,7 @@ class RemoteOptions:
             storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
             ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
             by http, which asks in two ways.
+    Raises ValueError: a number out of its range.
     Example: ``RemoteOptions({"headers": {"Authorization": "Bearer TOKEN"}}, retries=5, timeout_s=20)``
     """
 

@@ -290,6 +290,7 @@ def render_world(out: str | Path, spec: WorldSpec | None = None, *, workers: int
     a script that calls this needs the usual ``if __name__ == "__main__"``.
 
     Default spec: 45 seconds of processor time, 125 MB of disk.
+    Raises ValueError: workers below 1.   OSError: a file cannot be written.
     Example: ``render_world("world", WorldSpec.small(rows=20, eval_scale=0.01), workers=1)``
     """
     return _render_all(plan_world(spec or WorldSpec()), out, workers)
@@ -299,6 +300,7 @@ def render_world(out: str | Path, spec: WorldSpec | None = None, *, workers: int
 def render_teacher(out: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
     """Renders the teacher's clean pairs into OUT/teacher/shards; returns each piece's counts.
 
+    Raises as ``render_world``.
     Example: ``render_teacher("world", WorldSpec.small(teacher_pairs=10), workers=1)``
     """
     return _render_all(plan_teacher(spec or WorldSpec()), out, workers)
