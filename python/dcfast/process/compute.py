@@ -1,12 +1,11 @@
 """With how many threads, and on which device, an operation works: what its caller says, checked.
 
-Importing this module imports nothing else: a short reshard is over before more would have been imported.
+Importing this module imports next to nothing: a short reshard is over before more would have been imported.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
+from dcfast.process.renamed import warn_of_old_form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,22 +28,13 @@ def thread_count(threads: object, name: str = "threads") -> int:
     whole = hasattr(threads, "__index__") and not isinstance(threads, bool)
     count = int(threads.__index__()) if whole else -1  # type: ignore[attr-defined]
     if count == 0:
-        said = f"{name}=0 is {name}=None now: all cores; the old form goes with a later release"
-        warnings.warn(said, DeprecationWarning, stacklevel=_depth_of_caller())
+        warn_of_old_form(f"{name}=0 is {name}=None now: all cores")
         return 0
     if not 1 <= count <= MAX_THREADS:
         raise ValueError(
             f"{name} must be None or a whole number from 1 to {MAX_THREADS}; got {threads!r}: pass None for all cores"
         )
     return count
-
-
-def _depth_of_caller() -> int:
-    """The ``stacklevel`` of whoever called dcfast, for a warning of the function that asks."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dcfast":
-        frame, depth = frame.f_back, depth + 1
-    return depth
 
 
 def device_name(device: str | torch.device) -> str:

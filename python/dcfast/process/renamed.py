@@ -6,6 +6,7 @@ Importing this module imports next to nothing: a short reshard is over before mo
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 
 TYPE_CHECKING = False
@@ -36,6 +37,14 @@ class Renamed:
             return False
 
 
+def warn_of_old_form(said: str) -> None:
+    """A DeprecationWarning that names the line of whoever called dcfast, through however many of its functions."""
+    frame, depth = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dcfast":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(f"{said}; the old form goes with a later release", DeprecationWarning, stacklevel=depth)
+
+
 def takes_old_names(*names: Renamed) -> Callable[[F], F]:
     """A decorator: the function takes the old names, too, with a DeprecationWarning. Type checkers see the new alone.
 
@@ -58,10 +67,7 @@ def takes_old_names(*names: Renamed) -> Callable[[F], F]:
                 place = parameters.index(new)
                 if new in kwargs or place < min(len(args), code.co_argcount):
                     raise TypeError(f"{function.__name__}: {old} is an old name of {new}; pass {new} alone")
-                said = (
-                    f"{function.__name__}: {old}={value!r} is {new}={now!r} now; the old form goes with a later release"
-                )
-                warnings.warn(said, DeprecationWarning, stacklevel=2)
+                warn_of_old_form(f"{function.__name__}: {old}={value!r} is {new}={now!r} now")
                 kwargs[new] = now
             return function(*args, **kwargs)
 
