@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[object, ...]] = {
 }
 #: what other modules of dcfast call, with what was checked; and what has open_clip's arguments
 OTHERS = {"ClipLoss.get_ground_truth", "Database.packed", "PoolReader.read_located", "SigLipLoss.get_ground_truth"}
-NOT_THREADS = (0, -1, True, 1.5, "2")
+NOT_THREADS = (-1, True, 1.5, "2")
 
 
 def operations(keyword: str) -> list[str]:
@@ -100,6 +100,8 @@ def test_threads(call: Callable[..., object], name: str) -> None:
     if name not in ("evaluate_model", "refresh_index"):  # of a model, and what was made already
         for right in (None, 1, np.int64(2)):
             call(name, threads=right, **({"dry_run": True} if name == "reshard" else {}))
+        with pytest.warns(DeprecationWarning, match="^threads=0 is threads=None now: all cores"):
+            call(name, threads=0, **({"dry_run": True} if name == "reshard" else {}))
 
 
 def test_threads_are_all_cores_by_default() -> None:
@@ -145,3 +147,24 @@ def test_old_keywords_go_on(call: Callable[..., object], tmp_path: Path) -> None
         pytest.raises(dcfast.EvalsetError),
     ):
         call("evaluate_model", workers=2)
+
+
+def test_old_names_of_where_results_go_go_on(call: Callable[..., object], tmp_path: Path) -> None:
+    from dcfast.index import write_segment
+    from dcfast.world import WorldSpec, render_teacher, render_world
+
+    spec = WorldSpec.small(rows=1, rows_per_shard=1, eval_scale=0.01, teacher_pairs=0)
+    shard = str(next((tmp_path / "pool/shards").glob("*.tar")))
+    olds: list[tuple[Any, str, dict[str, object]]] = [
+        (dcfast.reshard, "output_dir", {"pool": "pool", "subset": UIDS, "dry_run": True}),
+        (write_segment, "out_path", {"shards": [(shard, "a.tar")]}),
+        (render_world, "directory", {"spec": spec, "workers": 1}),
+        (render_teacher, "directory", {"spec": spec, "workers": 1}),
+    ]
+    for function, old, others in olds:
+        with pytest.warns(DeprecationWarning, match=f"^{function.__name__}: {old}='{old}' is out='{old}' now"):
+            function(**{old: old}, **others)
+        with pytest.raises(TypeError, match=f"^{function.__name__}: {old} is an old name of out; pass out alone"):
+            function(**{old: "new", "out": "new"}, **others)
+    with pytest.raises(TypeError, match="output_dir is an old name of out; pass out alone"):
+        dcfast.reshard("pool", "new", UIDS, output_dir="new")  # type: ignore[call-arg]

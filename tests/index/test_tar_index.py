@@ -361,7 +361,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(dcfast.PoolError, match=r"no \.tar files"):
         index_tars(tmp_path)
     with pytest.raises(ValueError, match="threads must be None or"):
-        index_tars([], threads=0)
+        index_tars([], threads=-1)
     with pytest.raises(TypeError, match="got bytes"):
         index_tars(b"a.tar")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="threads must be None or"):

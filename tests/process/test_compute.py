@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import dcfast
 import numpy as np
 import pytest
 from dcfast.process.compute import MAX_THREADS, device_name, thread_count
@@ -15,10 +16,21 @@ def test_thread_counts() -> None:
     assert [thread_count(n) for n in (None, 1, np.int64(7), MAX_THREADS)] == [0, 1, 7, MAX_THREADS]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, MAX_THREADS + 1, 10**30, True, False, 1.5, 1.0, "2", [1], np.bool_(True)])
+@pytest.mark.parametrize("wrong", [-1, MAX_THREADS + 1, 10**30, True, False, 1.5, 1.0, "2", [1], np.bool_(True)])
 def test_other_thread_counts(wrong: object) -> None:
     with pytest.raises(ValueError, match=rf"^workers must be None or a whole number from 1 to {MAX_THREADS}; got"):
         thread_count(wrong, "workers")
+
+
+def test_no_threads_are_all_cores_for_a_release() -> None:
+    said = r"^threads=0 is threads=None now: all cores; the old form goes with a later release$"
+    for zero in (0, np.int64(0)):
+        with pytest.warns(DeprecationWarning, match=said) as caught:
+            assert thread_count(zero) == 0
+        assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=said) as caught:  # behind a decorator and a function of dcfast, too
+        dcfast.read_members(dcfast.index_tars([]), [], threads=0)
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_devices() -> None:

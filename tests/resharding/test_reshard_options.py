@@ -319,9 +319,7 @@ def test_nothing_to_resume(pool, tmp_path):
     assert read_output(tmp_path / "new") == reference_reshard(directory, names, subset)
     for other in ({"shard_size": 7}, {"shuffle_seed": 1}, {"subset": subset[1:]}):
         with pytest.raises(RunError, match="holds another run"):
-            resharder.reshard(
-                **{"pool": directory, "output_dir": tmp_path / "new", "subset": subset, **other}, resume=True
-            )
+            resharder.reshard(**{"pool": directory, "out": tmp_path / "new", "subset": subset, **other}, resume=True)
     (tmp_path / "new/sample_ids.npy").unlink()
     with pytest.raises(RunError, match=r"sample_ids\.npy.*nothing can be resumed here, pass overwrite=True"):
         resharder.reshard(directory, tmp_path / "new", subset, resume=True)

@@ -48,7 +48,7 @@ for arguments, out, number, after in json.load(sys.stdin):
             if number < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.replace = renamed
-        resharder.reshard(output_dir=out, resume=True, threads=1, sync=False, **arguments)
+        resharder.reshard(out=out, resume=True, threads=1, sync=False, **arguments)
         os._exit(0)
     print(os.waitpid(child, 0)[1])
 """
@@ -170,7 +170,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     for seed in range(7):
         root = tmp_path_factory.mktemp(f"seed{seed}")
         case = draw(root / "in", seed)
-        resharder.reshard(output_dir=root / "whole", threads=2, sync=False, **case.arguments())
+        resharder.reshard(out=root / "whole", threads=2, sync=False, **case.arguments())
         shards = len(list((root / "whole").glob("*.tar")))
         # the box table's three, the key, of each shard its tar, idx and stats, the companions of all
         renamings = 3 + 1 + shards * (2 + case.options["idx"]) + 3
@@ -198,7 +198,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(runs: list[Run], seed: int) -
     for out, number in outs:
         assert files(Path(out)) != whole
         arguments = {**case.arguments(), "resume": True, "verify": True, "threads": 1 + number % 2, "sync": False}
-        resharder.reshard(output_dir=out, **arguments)
+        resharder.reshard(out=out, **arguments)
         assert files(Path(out)) == whole, out
 
 

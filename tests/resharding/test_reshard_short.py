@@ -140,7 +140,7 @@ def test_the_short_way_imports_next_to_nothing(tmp_path):
         ({"max_bytes": 0}, ValueError), ({"shuffle_seed": 0}, None), ({"idx": True}, None), ({"resume": True}, None),
         ({"verify": True}, None), ({"max_bytes": 1.5}, None), ({"max_bytes": 3e9}, None), ({"max_bytes": 10**30}, None),
         ({"num_shards": 10**30}, None), ({"subset": "raw"}, None), ({"subset": "empty.npy"}, None),
-        ({"output_dir": "full"}, RunError), ({"pool": "none"}, PoolError), ({"pool": b"pool"}, TypeError),
+        ({"out": "full"}, RunError), ({"pool": "none"}, PoolError), ({"pool": b"pool"}, TypeError),
         ({"subset": "records.npy"}, SubsetError), ({"subset": "unsorted.npy"}, SubsetError),
     ],
 )  # fmt: skip
@@ -157,7 +157,7 @@ def test_every_option_goes_the_one_way(tmp_path, monkeypatch, other, error):
     np.save(tmp_path / "unsorted.npy", subset_of([make_uid(3), make_uid(4)])[::-1])
     np.save(tmp_path / "records.npy", np.zeros(3, "u8,u8,u8"))
     np.save(tmp_path / "empty.npy", subset[:0])
-    options = {"pool": "pool", "output_dir": "o", "subset": "s.npy", **other}
+    options = {"pool": "pool", "out": "o", "subset": "s.npy", **other}
     if error is not None:
         with pytest.raises(error):
             resharder.reshard(**options)

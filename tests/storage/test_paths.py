@@ -166,8 +166,8 @@ def test_a_failed_command_leaves_no_empty_directory(tmp_path: Path) -> None:
 
 
 def test_empty_texts_in_place_of_paths(small: Path) -> None:
-    for changed in ({"pool": ""}, {"output_dir": ""}, {"subset": ""}):
-        words: dict[str, Any] = {"pool": small / "p", "output_dir": small / "o", "subset": small / "s.npy", **changed}
+    for changed in ({"pool": ""}, {"out": ""}, {"subset": ""}):
+        words: dict[str, Any] = {"pool": small / "p", "out": small / "o", "subset": small / "s.npy", **changed}
         with pytest.raises(ValueError, match=f"reshard: {next(iter(changed))} must be a path; got an empty text"):
             resharder.reshard(**words)
     for index, error, words_of_it in (

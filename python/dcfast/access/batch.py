@@ -71,6 +71,7 @@ class MemberBatch(Generic[S]):
         members: where each member lies: see Members.
         data: (total bytes,) u8, read-only: the members one after the other.
         offsets: (k + 1,) u64: member j is data[offsets[j] : offsets[j + 1]].
+    Example: ``batch = reader.read([0, 1], "txt")``, ``bytes(batch[1])``
     """
 
     def __init__(

@@ -51,13 +51,16 @@ class PoolDataset(_Items[T_co], Dataset[T_co]):
 
     Args:
         index: a run's output directory, an index directory, or an open PoolReader.
-        shards_dir: the pool, or its ``shards`` directory; None beside a PoolReader, or where names open as they are.
+        shards_dir: the pool, or its ``shards`` directory, or the fsspec URL of one; None beside a PoolReader, or where
+            names open as they are.
         uids: only these, in this order: (n,) "u8,u8", or a subset file, which travels by its path. A uid that several
             rows have gives each row. None: all samples, in the order of the pool; what is cut off in a damaged shard
             is left out.
         extensions: members that are read, such as ["jpg", "txt"]; None: all.
         missing: uids that no whole sample of the pool has: 'raise', or 'skip', after which numbers move up.
         missing_members: samples without an asked extension: 'raise', or 'none': their dict lacks it.
+        remote: how URLs are read, as of ``open_pool``: credentials, headers, retries, limits of time. It goes to the
+            workers, credentials too. None beside a PoolReader, which has its own.
         transform: what an item is made of a ``Sample``: key, uid, members as bytes by extension. None: the Sample.
             A function of a module, where workers are spawned.
 
@@ -68,6 +71,7 @@ class PoolDataset(_Items[T_co], Dataset[T_co]):
     It pickles to its paths, some hundred bytes (an array of uids goes with it, 16 bytes each), and opens in each
     process when that first reads: workers may be forked, spawned, or come from a forkserver.
     Memory: 8 bytes a uid in each process, and the batch.   Cost: as ``PoolReader.read``, and a copy of the bytes.
+    Example: ``batch = next(iter(DataLoader(PoolDataset("index", "pool"), batch_size=4, collate_fn=list)))``
     """
 
     @overload
@@ -164,7 +168,7 @@ class PoolIterableDataset(_Items[T_co], IterableDataset[T_co]):
     sample comes once an epoch, and their samples one after the other are the same order for any number of either.
 
     Args:
-        index, shards_dir, extensions, missing, missing_members, transform: as ``PoolDataset``.
+        index, shards_dir, extensions, missing, missing_members, remote, transform: as ``PoolDataset``.
         uids: only these, each row as often as its uid stands there; as ``PoolDataset``, but in the order of the pool
             before it is shuffled.
         shuffle: False: each share in the order of the pool.
@@ -183,6 +187,9 @@ class PoolIterableDataset(_Items[T_co], IterableDataset[T_co]):
 
     An epoch has the order of the last before it until ``set_epoch``, which reaches persistent workers, too. Pickles and
     opens as ``PoolDataset``.
+    Memory: memory_bytes, and 8 bytes a uid, in each process.
+    Example: ``dataset = PoolIterableDataset("index", "pool", seed=7)``, ``dataset.set_epoch(1)``,
+    ``[sample.key for sample in dataset]``
     """
 
     @overload

@@ -39,6 +39,7 @@ class Sample(NamedTuple, Generic[B]):
     """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews or bytes.
 
     A pickle, or a deep copy, has the members' bytes, and nothing of the batch that they were read in.
+    Example: ``key, uid, members = next(iter(iterate_uids(reader, uids)))``
     """
 
     key: str
@@ -91,6 +92,7 @@ def iterate_uids(
         PoolError: missing uids or members, where they are errors; what ``read_members`` raises. Samples before the
         failing batch are yielded first.
     Memory: memory_bytes and about 1 KiB for each of 4096 places.
+    Example: ``[sample.key for sample in iterate_uids(open_pool("index", "pool"), "subset.npy", ext="txt")]``
     """
     if order not in ("given", "shuffled"):
         raise ValueError(f"order must be 'given' or 'shuffled'; got {order!r}")
@@ -134,6 +136,7 @@ def iterate_rows(
     """Yields the members of rows (row ids, as array or memmap) in the order given, a batch at a time, read ahead.
 
     Arguments, memory and errors as ``iterate_uids``.
+    Example: ``[bytes(text) for batch in iterate_rows(reader, reader.row_ids([4, 0]), "txt") for text in batch]``
     """
     blocks = (
         np.ascontiguousarray(rows[first : first + ROWS_AT_ONCE], np.uint64)

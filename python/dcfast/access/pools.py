@@ -22,6 +22,8 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
         options: see PoolReader.
     Raises:
         PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
+    Cost: the index is mapped, and read once for its checksums. Memory as of PoolReader.
+    Example: ``with open_pool("index", "pool") as reader: captions = reader.read([0, 1], "txt")``
     """
     folder = index_folder(index_dir)
     segments = sorted(folder.glob("*.dcx"))

@@ -19,7 +19,7 @@ from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
-from dcfast.storage.http import RemoteOptions
+from dcfast.storage.http import RemoteOptions, remote_options
 from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.pickled import reduced
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
@@ -32,6 +32,7 @@ Many = Sequence[str] | None
 MemberDict = dict[str, memoryview]
 OLD_MISSING = Renamed("missing", "missing_members", {"error": "raise", "none": "none"})
 
+REMOTE_TWICE = "remote must be None beside an open PoolReader, which has its own: pass it to open_pool"
 NO_EXT = 0xFFFFFFFF
 
 
@@ -72,6 +73,7 @@ class PoolReader:
     Of URLs: 4 MiB a thread beside the result; a look-up for each shard and thread that reads it, a request for each
     stretch of neighbouring members (gaps up to 128 KiB are read over, 4 MiB together), and where the answers tell
     neither ETag nor time, one more for every four.
+    Example: ``reader = PoolReader(None, [segment])``, ``reader.read(reader.find(uids)[0], "jpg")``
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class PoolReader:
             raise TypeError("PoolReader: segments must be a sequence; pass [path]")
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1; got {max_open}")
+        of_urls = remote_options(remote)
         self._options = ReaderOptions(
             max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False, remote=remote
         )
@@ -116,7 +119,7 @@ class PoolReader:
         self._remote = None
         if any(_has_urls(root, segment) for root, segment in zip(roots, self.segments, strict=True)):
             self._remote = RemoteMembers(
-                self.shard_path, sizes, mtimes_ns, remote or RemoteOptions(), max_open=max_open, check_mtime=check_mtime
+                self.shard_path, sizes, mtimes_ns, of_urls, max_open=max_open, check_mtime=check_mtime
             )
         self._reader = core_access.MemberReader(
             [os.fsencode(r) for r in distinct],

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from dcfast.access.batch import PathLike
 from dcfast.access.iterate import MAX_BATCH_BYTES, RowIds, Sample, read_blocks, samples_of
 from dcfast.access.pools import open_pool
-from dcfast.access.reader import Extensions, MissingMembers, PoolReader
+from dcfast.access.reader import REMOTE_TWICE, Extensions, MissingMembers, PoolReader
 from dcfast.errors import PoolError
 from dcfast.index.pool_index import MissingUids, check_missing
 from dcfast.index.rows import FLAG_CUT
+from dcfast.storage.http import RemoteOptions
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset
 
@@ -36,6 +37,7 @@ class SelectionOptions(TypedDict, total=False):
     extensions: Extensions
     missing: MissingUids
     missing_members: MissingMembers
+    remote: RemoteOptions | None
 
 
 class Selection:
@@ -56,16 +58,19 @@ class Selection:
         extensions: Extensions = None,
         missing: MissingUids = "raise",
         missing_members: MissingMembers = "raise",
+        remote: RemoteOptions | None = None,
         in_pool_order: bool,
     ) -> None:
         check_missing(missing)
         if isinstance(index, PoolReader) and shards_dir is not None:
             raise ValueError(f"shards_dir must be None beside an open PoolReader; got {os.fspath(shards_dir)!r}")
+        if isinstance(index, PoolReader) and remote is not None:
+            raise ValueError(REMOTE_TWICE)
         self._given = index if isinstance(index, PoolReader) else absolute(index)
         self._shards_dir = None if shards_dir is None else absolute(shards_dir)
         self._uids = uids if uids is None or isinstance(uids, np.ndarray) else absolute(uids)
         self._extensions, self._missing, self._missing_members = extensions, missing, missing_members
-        self._in_pool_order = in_pool_order
+        self._in_pool_order, self._remote = in_pool_order, remote
         self.count: int = 0
         self.fingerprint: str = ""
         self._begin()
@@ -90,7 +95,9 @@ class Selection:
             if isinstance(self._given, PoolReader):
                 self._reader = self._given if self._pid == os.getpid() else copy.copy(self._given)
             else:
-                self._reader = open_pool(self._given, self._shards_dir, verify=not self.fingerprint)
+                self._reader = open_pool(
+                    self._given, self._shards_dir, verify=not self.fingerprint, remote=self._remote
+                )
             self._pid = os.getpid()
             self._select(self._reader)
         return self._reader

@@ -39,7 +39,10 @@ StrPath = str | os.PathLike[str]
 
 
 def results_dir(out: StrPath, content_hash: str, limit: int | None = None) -> Path:
-    """Where the results of the checkpoint with that hash lie: those of a part of each set apart from whole ones."""
+    """Where the results of the checkpoint with that hash lie: those of a part of each set apart from whole ones.
+
+    Example: ``results_dir("scores", clip.content_hash) == Path("scores/evaluate") / clip.content_hash[:16]``
+    """
     return Path(out) / "evaluate" / (content_hash[:16] + (f"-limit-{limit}" if limit is not None else ""))
 
 
@@ -49,6 +52,7 @@ def check_evalsets(evalsets: StrPath, sets: Sequence[str] | None = None) -> dict
 
     Raises:
         EvalsetError: no such directory, a bad ``tasks.json``, no set of a name; or no set of it can be scored.
+    Example: ``check_evalsets("evalsets") == {}``: all of them can be scored.
     """
     tasks = chosen_tasks(Path(evalsets), sets)
     failed: dict[str, str] = {}
@@ -111,6 +115,7 @@ def evaluate_model(
         EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
         RunError: the model's embeddings are not finite; another evaluation is at work in ``out``.
     Memory: about 150 bytes a picture of all sets, a few decoded batches, and the embeddings of one retrieval set.
+    Example: ``evaluate_model(clip, "evalsets", "scores").tasks[0].metrics["acc1"]``
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")

@@ -67,6 +67,7 @@ class Result(Record, omit_defaults=True):
         state: of the files and the way of scoring: results of different states are not to be compared.
         non_standard: in words, what of the training's recipe is not the scale's own; None where nothing is known to be.
         error: why the set could not be scored, None where it was. Such a line has no state.
+    Example: ``[result.score for result in evaluate_model(clip, "evalsets", "scores").tasks]``
     """
 
     key: str
@@ -196,6 +197,7 @@ class EvaluationSummary(Averages, omit_defaults=True):
         limit: of pictures of each set, where one was asked for.
         left_out: keys of sets that were not asked for; None where all were.
         scored: keys of the sets that were scored now, not skipped; not in the file.
+    Example: ``summary = evaluate_model(clip, "evalsets", "scores", limit=3)``; ``summary.limit == 3``
     """
 
     checkpoint: str

@@ -43,6 +43,7 @@ class EvalTask(Record):
         hub: OWNER/NAME on Hugging Face's hub of a set that is looked for in ``hf_cache``; empty where it is in none.
         objectives: of a multi-label set, prefixes of its classes and templates.
         toxic_nonhuman, toxic_crime: half-open class ranges of the objective ``toxic``.
+    Example: ``[task.main_metric for task in datacomp_tasks() if task.key == "vtab/flowers"]``
     """
 
     key: str
@@ -120,7 +121,10 @@ def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, .
 
 @cache
 def datacomp_tasks() -> tuple[EvalTask, ...]:
-    """DataComp's 40 tasks in its order; 38 of them have a main metric."""
+    """DataComp's 40 tasks in its order; 38 of them have a main metric.
+
+    Example: ``len(datacomp_tasks()) == 40``
+    """
     return read_task_table(TABLE, benchmark=True)
 
 
@@ -142,6 +146,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
 
     Raises:
         EvalsetError: no such directory, no set in it, a bad ``tasks.json``.   PluginError: a broken plugin.
+    Example: ``[folder.name for task, folder in find_tasks(Path("evalsets"))] == ["wds_colours_test"]``
     """
     if not directory.is_dir():
         raise EvalsetError(_no_directory(directory))

@@ -110,6 +110,7 @@ class Filter:
         unasked: canonical text of the terms in Python that are not run, see ``compile_filter``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
         reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
+    Example: ``batch.filter(pa.array(compile_filter("words >= 3").evaluate(batch) == 0))``
     """
 
     def __init__(self, text: str, root: Expression) -> None:
@@ -291,6 +292,7 @@ def compile_filter(text: str, *, run_code: bool = True) -> Filter:
         TypeError: text is not a str.
         FilterError: it cannot be read, or names what does not exist; the message points at the place.
     Source: docs/filters.md.
+    Example: ``str(compile_filter("~contaminated&words>=3"))``
     """
     samples: list[Call] = []
 

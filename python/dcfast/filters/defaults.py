@@ -19,6 +19,7 @@ def default_filter(columns: Iterable[str], contaminated_available: bool) -> tupl
         contaminated_available: whether contaminated uids are known (evaluation sets were given).
     Returns:
         The expression, and a sentence for each term that was left out; no_filter when nothing is left.
+    Example: ``expression, left_out = default_filter(["text"], contaminated_available=True)``
     """
     have = set(columns)
     kept, notes = [], []

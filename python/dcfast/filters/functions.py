@@ -45,7 +45,16 @@ SAMPLE_ROWS = 1_000
 
 
 def filter_function(*columns: str) -> Callable[[F], F]:
-    """Makes a function the filter of a plugin: it is given these columns of the metadata, in this order."""
+    """Makes a function the filter of a plugin: it is given these columns of the metadata, in this order.
+
+    Of a ``pyarrow.RecordBatch`` of n rows it returns (n,) booleans, as Arrow's or NumPy's.
+
+    Example::
+
+        @filter_function("text")
+        def short(batch):
+            return pc.less(pc.utf8_length(batch["text"]), 40)
+    """
 
     def mark(function: F) -> F:
         setattr(function, COLUMNS, columns)

@@ -78,6 +78,8 @@ def numbers(column: pa.Array) -> Numbers:
     """A numeric column as NumPy, null as NaN; (n,), the column's own dtype unless an integer column has nulls.
 
     A column of type null becomes float32 NaN.
+    Cost: O(n); a copy where there are nulls.
+    Example: ``numbers(pa.array([1, None]))``.
     """
     import pyarrow as pa
 

@@ -83,6 +83,7 @@ def draw_copies(
     ten times as many, which no cache holds. Under a soft cap also O(rounds x (highest - lowest score) / ln 2), with
     total / draw rounds: a small draw with scores thousands apart costs more by this than by its copies.
     Source: csrc/core/filters/score_sampling.hpp.
+    Example: ``draw_copies(scores, 100, hard_cap=20).sum() == 100``
     """
     if (soft_cap is None) == (hard_cap is None):
         got = "neither" if soft_cap is None else "both"

@@ -30,7 +30,10 @@ _UNSIGNED: dict[str, type[np.unsignedinteger]] = {"float16": np.uint16, "float32
 
 
 class Quantile(NamedTuple):
-    """A threshold to be found: the top ``fraction`` of ``column``."""
+    """A threshold to be found: the top ``fraction`` of ``column``.
+
+    Example: ``compile_filter("clip_score(l14, fraction=0.3)").quantiles[0].fraction == 0.3``
+    """
 
     column: str
     fraction: float
@@ -42,7 +45,10 @@ class Quantile(NamedTuple):
 
 
 def score_dtype(types: Iterable[pa.DataType]) -> str:
-    """The narrowest of float16, float32, float64 that holds a column of these types exactly (files may differ)."""
+    """The narrowest of float16, float32, float64 that holds a column of these types exactly (files may differ).
+
+    Example: ``score_dtype([pa.float16(), pa.float32()]) == "float32"``
+    """
     import pyarrow as pa
 
     widths = [2]
@@ -88,6 +94,7 @@ def score_histogram(
     Raises:
         TypeError: values are not 1-D numbers.   ValueError: the prefix leaves no bits to count.
     Memory: O(65536 + a million rows).   Cost: O(n).
+    Example: ``score_histogram(scores).sum() == len(scores)``
     """
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype.kind not in "fiu":
@@ -129,7 +136,11 @@ def rows_of_fraction(rows: int, fraction: float) -> int:
 
 
 def parse_threshold(value: float | str) -> float:
-    """A threshold as it travels in JSON: a number, or the text that ``QuantileSearch.threshold_text`` gives."""
+    """A threshold as it travels in JSON: a number, or the text that ``QuantileSearch.threshold_text`` gives.
+
+    Raises ValueError: a text that ``float.fromhex`` does not read.
+    Example: ``parse_threshold("-inf")``.
+    """
     return float.fromhex(value) if isinstance(value, str) else float(value)
 
 
@@ -145,6 +156,16 @@ class QuantileSearch:
         prefix: bins found so far; the argument of the next pass's ``score_histogram``.
         num_rows: all metadata rows, known after the first pass; -1 before.
         rank: of the wanted score, from the top, among those that share the prefix; ``expected`` of them there are.
+
+    Raises ValueError: another dtype, a fraction outside of (0, 1].   Memory: 0.5 MiB a histogram.
+    Cost: ``num_passes`` over the column, 1, 2 or 4.
+
+    Example::
+
+        search = QuantileSearch(0.3, "float32")
+        while not search.done:
+            search.feed(score_histogram(scores, search.prefix, dtype=search.dtype))
+        search.threshold
     """
 
     fraction: float

@@ -70,6 +70,8 @@ def perceptual_hash(
         OSError: a file is not there, or cannot be read.
 
     Memory: at most 8 bytes a pixel while a picture is decoded, a thread.
+    Cost: that of decoding, which nearly all of it is.
+    Example: ``perceptual_hash([bytes(jpg) for jpg in reader.read([0, 1], "jpg")]).hash``
     """
     count = thread_count(threads)
     if isinstance(pictures, (str, os.PathLike, *_BYTES)) or not isinstance(pictures, Sequence):

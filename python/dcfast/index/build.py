@@ -11,8 +11,9 @@ from dcfast.errors import PoolError
 from dcfast.index.segments import Segment, ShardReport
 from dcfast.index.streams import sample_stream
 from dcfast.process.compute import thread_count
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.http import RemoteOptions
+from dcfast.storage.http import RemoteOptions, remote_options
 from dcfast.storage.listing import TarListing
 from dcfast.storage.paths import is_url
 from dcfast.storage.remote import RemoteShard, list_shards
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
+@takes_old_names(Renamed("out_path", "out"))
 def write_segment(
     shards: Iterable[tuple[StrPath | ShardColumns, str]],
-    out_path: StrPath,
+    out: StrPath,
     threads: int | None = 1,
     *,
     read_uid: bool = True,
@@ -44,7 +46,7 @@ def write_segment(
     Args:
         shards: (what to open, name to store) of each, in the order wanted. To open: a local path; an fsspec URL
             (http, s3, ...), read by ranges; or ``ShardColumns``, a shard of an open segment, taken over unread.
-        out_path: the file to write, by a temporary name beside it, fsync and rename.
+        out: the file to write, by a temporary name beside it, fsync and rename.
         threads: shards indexed at a time; None = one per core. The bytes written do not depend on it.
         read_uid: parse the json members. Without it no sample has a uid (flag NO_UID).
         read_image_size: read the picture headers. Without it width and height are 0.
@@ -63,11 +65,12 @@ def write_segment(
     Memory: the columns once, about 60 bytes a sample, 8 a member, and the keys; a small window a thread, for URLs
     four times ``remote.window_bytes``.   Cost: one read per stretch of small members; the data of large ones are not
     read. Of a URL about (size of what is near headers) / window_bytes requests, and three more.   GIL: released.
+    Example: ``write_segment([("pool/shards/00000000.tar", "00000000.tar")], "one.dcx").num_samples == 3``
     """
-    options = remote or RemoteOptions()
+    options = remote_options(remote)
     pairs = [(_index_source(source, options), name) for source, name in shards]
     count = thread_count(threads)
-    with atomic_path(out_path, sync=sync) as temporary:
+    with atomic_path(out, sync=sync) as temporary:
         return core_index.write_segment(
             [(source, os.fsencode(name)) for source, name in pairs],
             os.fsencode(temporary),
@@ -103,6 +106,8 @@ class TarIndex:
         segment: the Segment beneath, for arrays.
         damage, notes: lists of ShardReport; damage means that members may be missing.
         passed_over: (name, reason) of what looks like a shard in the directory that was given, and was not taken.
+    Cost and errors: those of ``index_tars``; a table is a copy.
+    Example: ``index_tars("pool").samples()["uid"].to_pylist()``
     """
 
     def __init__(self, segment: Segment, passed_over: Sequence[tuple[str, str]] = ()) -> None:
@@ -163,7 +168,8 @@ def index_tars(
         OSError: a file cannot be read.   TypeError: not paths.   PoolError: a directory without tars, a server that
             does not answer range requests.
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
-        about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
+    about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
+    Example: ``len(index_tars("pool/shards/{00000000..00000001}.tar").samples()) == 6``
     """
     shards, passed_over = _shards(paths, remote)
     thread_count(threads)  # before a folder is made

@@ -148,6 +148,8 @@ class Pool:
         shards: names of the tars, sorted; a shard's ordinal is its place here.
         metadata: absolute paths of the parquet files, sorted.
         notes: what among the shards and the metadata was passed over, in words.
+    Raises PoolError, by ``open``: no shards, no metadata.   Memory: the names of the files.
+    Example: ``[str(Pool.open("pool").shard_path(name)) for name in Pool.open("pool").shards]``
     """
 
     root: Path

@@ -97,6 +97,7 @@ class PoolIndex:
     Rows without a readable uid are not in it; rows in which their shard is cut off are (``Segment.flags`` tells, and
     ``dcfast.PoolReader.find`` leaves them out). It goes to another process as the path of its directory, in which
     ``index.json`` and ``pool.npy`` have to be as they were when it was opened.
+    Example: ``PoolIndex.open("index").find(uids).row_ids``
     """
 
     def __init__(self, folder: Path, records: npt.NDArray[np.void], segment_first_shard: list[int]) -> None:

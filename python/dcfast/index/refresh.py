@@ -31,7 +31,7 @@ from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import link_or_copy, remove_leftovers, write_json
-from dcfast.storage.http import RemoteOptions
+from dcfast.storage.http import RemoteOptions, remote_options
 from dcfast.storage.json_files import read_json
 from dcfast.storage.listing import first_notes, say_losses, temporary_name
 from dcfast.storage.lock import locked
@@ -90,13 +90,14 @@ def refresh_index(
     Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
     Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
     one written where it differs, and pool.npy.
+    Example: ``refresh_index("index", "pool")["shards"]``
     """
     thread_count(threads)  # before a folder is made
     if uid_from not in UID_SOURCES:
         raise ValueError(f"refresh_index: uid_from must be one of {', '.join(UID_SOURCES)}; got {uid_from!r}")
     folder = index_folder(index_dir)
     shards = (
-        _RemoteShards(os.fspath(pool), remote or RemoteOptions())
+        _RemoteShards(os.fspath(pool), remote_options(remote))
         if isinstance(pool, (str, os.PathLike)) and is_url(pool)
         else _LocalShards(pool)
     )

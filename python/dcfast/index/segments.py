@@ -38,7 +38,10 @@ IMAGE_EXTS = tuple(core_index.image_exts())
 
 
 class SampleFlag(IntFlag):
-    """What is amiss with a sample: bits of ``Segment.flags``."""
+    """What is amiss with a sample: bits of ``Segment.flags``.
+
+    Example: ``np.count_nonzero(segment.flags & SampleFlag.NO_CAPTION) == 0``
+    """
 
     NO_JSON = 1
     NO_CAPTION = 2  # no txt
@@ -56,7 +59,10 @@ WITHOUT_UID = SampleFlag.NO_JSON | SampleFlag.NO_UID | SampleFlag.BAD_UID | Samp
 
 
 class MemberKind(IntEnum):
-    """Kinds of strays: only regular ones can be read as plain bytes."""
+    """Kinds of strays: only regular ones can be read as plain bytes.
+
+    Example: ``segment.others().filter(pc.field("kind") == MemberKind.SYMLINK.name.lower())``
+    """
 
     REGULAR = 0
     SPARSE = 1
@@ -117,6 +123,7 @@ class Segment:
     It goes to another process as the path of its file, which has to be there and as it was when it was opened.
 
     Raises nothing on access. Memory: what is touched of the map, and the copies named here and below.
+    Example: ``Segment.open("index/segment-00000.dcx").uid_hex()``
     """
 
     def __init__(self, core: core_index.TarSegment, path: str) -> None:

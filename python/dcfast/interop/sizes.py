@@ -14,7 +14,10 @@ from dcfast.storage.json_files import read_json
 
 
 def write_sizes(index: Index, path: PathLike) -> None:
-    """Writes ``sizes.json``: file name of each shard -> samples. ``path`` may be the directory of the shards."""
+    """Writes ``sizes.json``: file name of each shard -> samples. ``path`` may be the directory of the shards.
+
+    Example: ``write_sizes(segment, "pool/shards")``
+    """
     write_json(_sizes_path(path), shard_counts(index))
 
 
@@ -23,6 +26,7 @@ def read_sizes(path: PathLike) -> dict[str, int]:
 
     Raises:
         CorruptDataError: not json, not an object of counts below 2^63, a name twice.   OSError: it cannot be read.
+    Example: ``write_sizes(segment, "sizes.json")``, ``read_sizes("sizes.json")``
     """
     file = _sizes_path(path)
     data = read_json(file, "sizes.json", most=MOST_JSON_BYTES, names=True)
@@ -39,12 +43,18 @@ def _sizes_path(path: PathLike) -> Path:
 
 
 def shard_counts(index: Index) -> dict[str, int]:
-    """File name of each shard -> samples in the index. Raises PoolError for two shards of one file name."""
+    """File name of each shard -> samples in the index. Raises PoolError for two shards of one file name.
+
+    Example: ``shard_counts(segment) == {"00000000.tar": 3, "00000001.tar": 3}``
+    """
     return counts_by_name(((name, samples) for _, _, name, samples in shards_of(index)), "two shards of the index")
 
 
 class CountDifference(NamedTuple):
-    """A shard whose samples another tool counted otherwise; None: the shard is not known there."""
+    """A shard whose samples another tool counted otherwise; None: the shard is not known there.
+
+    Example: ``[name for name, stated, indexed in count_differences(segment, counts) if stated is None]``
+    """
 
     shard: str
     stated: int | None
@@ -57,6 +67,7 @@ def count_differences(index: Index, counts: Mapping[str, int]) -> list[CountDiff
     Args:
         counts: file name -> samples: of ``read_sizes``, ``WidsIndex.counts``, or stats files.
     A shard that was cut after it was counted, or written anew, shows here.
+    Example: ``count_differences(segment, read_sizes("pool/shards")) == []``
     """
     indexed = shard_counts(index)
     names = sorted(indexed.keys() | counts.keys())

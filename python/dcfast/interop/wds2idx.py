@@ -36,6 +36,7 @@ def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
             hold: with white space, or with nothing after its dot; names the shard. Two shards of one file name.
     Memory: the text of one shard, about 60 bytes a member. Cost: from the mapped index, no tar is read.
     Source: the files of nvidia-dali's tool wds2idx; docs/formats.md.
+    Example: ``write_wds2idx(segment, "dali")``
     """
     if not os.fspath(out_dir):
         raise ValueError("write_wds2idx: out_dir must be a path; got an empty text")
@@ -99,6 +100,7 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         CorruptDataError: another version or number of samples, fields missing or no numbers, an offset that is no
             multiple of 512, a member that ends at 2^63 or later, a last line without its end (as of a file that was
             cut off: half a number is a number); with path and offset of the line.   OSError: it cannot be read.
+    Example: ``files = write_wds2idx(segment, "dali")``, ``read_wds2idx(files[0]).column("offset")``
     """
     import pyarrow as pa
 

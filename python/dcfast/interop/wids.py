@@ -22,7 +22,10 @@ _WIDS_KIND = "wids-shard-index-v1"
 
 
 class WidsShard(Record, omit_defaults=True):
-    """One shard of a wids description; None for what the description does not say."""
+    """One shard of a wids description; None for what the description does not say.
+
+    Example: ``[shard.nsamples for shard in read_wids("wids.json").shards] == [3, 3]``
+    """
 
     url: Annotated[str, msgspec.Meta(min_length=1)]
     nsamples: Count
@@ -48,7 +51,10 @@ class _Description(Record):
 
 @dataclass(frozen=True)
 class WidsIndex:
-    """A shard list of wids; name and base are empty where the description has none."""
+    """A shard list of wids; name and base are empty where the description has none.
+
+    Example: ``read_wids("wids.json").counts``
+    """
 
     name: str
     base: str
@@ -87,6 +93,7 @@ def write_wids(
         shards_dir: for ``md5``: directory that the shards' names are relative to.
     The urls are the names in the index. Raises OSError: a file cannot be read or written.
     Source: wids (webdataset) ``wids_specs``; docs/formats.md.
+    Example: ``write_wids(segment, "wids.json", name="pool", base="pool/shards")``
     """
     shards = []
     for segment, number, shard, samples in shards_of(index):
@@ -110,6 +117,7 @@ def read_wids(path: PathLike) -> WidsIndex:
         CorruptDataError: not json, another version, a shard without url or nsamples, a value of another kind than wids
             writes, no shards; names the file and the place in it.
         PoolError: it refers to another description by ``source_url``: read that one.
+    Example: ``count_differences(segment, read_wids("wids.json").counts) == []``
     """
     where = os.fspath(path)
     description = as_record(read_json(path, "wids description", most=MOST_JSON_BYTES, names=True), _Description, where)

@@ -41,6 +41,7 @@ def clip_loss(
     between the passes, and the gradients. Deterministic. First derivatives only, in reverse mode: torch.func's are
     refused, torch.vmap is right.
     Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+    Example: ``clip_loss(image_features, text_features, logit_scale).backward()``
     """
     return clip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, ops.ALONE)
 
@@ -75,6 +76,7 @@ def siglip_loss(
     Arguments, result, errors as in ``clip_loss``; logit_bias is added to every logit. Cost: 6 N^2 D operations, all of
     them in the forward pass, which keeps the gradients (float32) for the backward pass; 2 N^2 D where none is wanted.
     Zhai et al. 2023, https://arxiv.org/abs/2303.15343.
+    Example: ``siglip_loss(image_features, text_features, logit_scale, logit_bias).backward()``
     """
     return siglip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, siglip_ops.ALONE)
 
@@ -114,6 +116,7 @@ def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor 
 
     Returns:
         (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one tile of memory.
+    Example: ``of_images, of_texts = clip_lse(image_features, text_features, logit_scale)``
     """
     inputs = _checked(image_features, text_features, logit_scale, paired=False)
     rows, cols = ops.clip_lse(*(x.detach() for x in inputs))

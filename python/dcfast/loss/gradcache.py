@@ -50,6 +50,7 @@ def cached_backward(
 
     Cost: two forward passes and one backward pass of the encoder. Memory: the activations of one piece, features and
     their gradients of the whole batch, and what the loss needs.
+    Example: ``cached_backward(lambda x: (model(x), model(-x), logit_scale), x.split(4), clip_loss)``
     """
     if not isinstance(pieces, Sized):
         raise TypeError(f"pieces must be a list or tuple, since each is encoded twice, got {type(pieces).__name__}")

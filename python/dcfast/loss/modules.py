@@ -38,6 +38,7 @@ class ClipLoss(nn.Module):
 
     Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
     ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.ops.clip``.
+    Example: ``ClipLoss()(image_features, text_features, logit_scale).backward()``
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class SigLipLoss(nn.Module):
 
     Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
     ``output_dict``. Arguments and errors: ``dcfast.siglip_loss``.
+    Example: ``SigLipLoss()(image_features, text_features, logit_scale, logit_bias).backward()``
     """
 
     def __init__(

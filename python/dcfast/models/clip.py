@@ -63,6 +63,7 @@ class ClipModel:
         content_hash: SHA-256, 64 hex characters: of the checkpoint file, or of the weights where there is no file.
         embed_dim: width of an embedding.
         image_size: side of the square picture that the model takes, in pixels.
+    Example: ``clip.model.encode_text(clip.tokenizer(["a red square"])).shape[1] == clip.embed_dim``
     """
 
     model: torch.nn.Module
@@ -89,7 +90,10 @@ def _open_clip() -> ModuleType:
 
 
 def model_names() -> list[str]:
-    """Every architecture that can be built by name, ours included."""
+    """Every architecture that can be built by name, ours included.
+
+    Example: ``"ViT-B-32" in model_names()``
+    """
     return list(_open_clip().list_models())
 
 
@@ -185,6 +189,8 @@ def load_tokenizer(name: str) -> Tokenizer:
 
     A config of ours may ask for ``bpe_merges``: CLIP's own byte-pair merges, the first so many of them. Merges are
     ordered by how often they are used, so a small model keeps a small vocabulary.
+    ValueError: an unknown name.   Cost: read once a process and kept.
+    Example: ``load_tokenizer("dcfast-tiny")(["a red square"]).shape[0] == 1``
     """
     open_clip = _open_clip()
     name = _checked_name(name)
@@ -243,6 +249,8 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
         precision: of open_clip (``fp32``, ``amp``, ``amp_bf16``, ``bf16``, ``fp16``, ...).
     Raises:
         ValueError: an unknown name; the nearest are suggested.
+    Memory: the parameters of the model.
+    Example: ``create_model("dcfast-tiny", seed=3).visual``
     """
     import torch
 
@@ -290,6 +298,8 @@ def load_model(
             docs/limits.md says.
         FileNotFoundError: no such folder, or no configuration in it.
         MissingDependencyError: weights or tokenizer are not here and cannot be fetched, or need another library.
+    Cost: one read of a file to load it and one for its hash; a tag's weights are hashed in memory.
+    Example: ``load_model("dcfast-tiny", device="cpu").embed_dim``
     """
     open_clip = _open_clip()
     name, device = _checked_name(name), device_name(device)

@@ -1,9 +1,11 @@
 """With how many threads, and on which device, an operation works: what its caller says, checked.
 
-Importing this module imports nothing else: a short reshard is over before more would have been imported.
+Importing this module imports next to nothing: a short reshard is over before more would have been imported.
 """
 
 from __future__ import annotations
+
+from dcfast.process.renamed import warn_of_old_form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ MAX_THREADS = 4096
 def thread_count(threads: object, name: str = "threads") -> int:
     """A number of threads as the core takes it, 0 for one per core: that of None. ``name``: the argument's.
 
+    0 is an old form of None, which goes on for a release with a DeprecationWarning: docs/versions.md.
+
     Raises:
         ValueError: neither None nor a whole number from 1 to ``MAX_THREADS``.
     """
@@ -22,7 +26,10 @@ def thread_count(threads: object, name: str = "threads") -> int:
         return 0
     # what operator.index takes, NumPy's integers among them
     whole = hasattr(threads, "__index__") and not isinstance(threads, bool)
-    count = int(threads.__index__()) if whole else 0  # type: ignore[attr-defined]
+    count = int(threads.__index__()) if whole else -1  # type: ignore[attr-defined]
+    if count == 0:
+        warn_of_old_form(f"{name}=0 is {name}=None now: all cores")
+        return 0
     if not 1 <= count <= MAX_THREADS:
         raise ValueError(
             f"{name} must be None or a whole number from 1 to {MAX_THREADS}; got {threads!r}: pass None for all cores"

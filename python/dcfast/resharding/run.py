@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from dcfast.errors import did_you_mean
 from dcfast.process.compute import thread_count
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
 from dcfast.resharding.output import (
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 
+@takes_old_names(Renamed("output_dir", "out"))
 def reshard(
     pool: Pool,
-    output_dir: StrPath,
+    out: StrPath,
     subset: Subset,
     *,
     shards_dir: StrPath | None = None,
@@ -72,7 +74,7 @@ def reshard(
             (``dcfast.storage.shards.find_shards``), or several of these, taken one after the other, and indexed
             first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
             order), with ``shards_dir`` the directory their shard names are relative to.
-        output_dir: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
+        out: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
             shards and their companions are removed, other files stay. ``overwrite`` is refused where one of pool and
             output lies in the other.
         subset: "u8,u8" sorted array, or a subset file. A uid that stands m times is written m times.
@@ -87,7 +89,7 @@ def reshard(
             as ``face_bboxes``, and samples whose json cannot be read keep it as it is. The range of ``webp_quality``
             always counts.
         idx: write index files for DALI along.
-        resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
+        resume: go on with a run that was killed: the same arguments, the same ``out``. Output shards that are there
             are kept where they are whole (``resume.is_whole``; payloads are not read: that is ``verify``), of an ended
             run with these arguments and this subset too. Not with ``overwrite``.
         dry_run: plan and report, touch nothing.
@@ -101,16 +103,17 @@ def reshard(
         which. Those of boxes, damage, notes and verification are there where they apply.
     Raises:
         PoolError: no shards, none from first_shard on, metadata without boxes, without a row of the subset, or by
-        another rule of uids than the index.   RunError: output_dir is not empty, is the pool, is written to by another
+        another rule of uids than the index.   RunError: ``out`` is not empty, is the pool, is written to by another
         process, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
         removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
     Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
     of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
+    Example: ``reshard("pool", "new", "subset.npy", shard_size=4)["output_count"] == 6``
     """
-    _check_values((pool, output_dir, subset), webp_quality, uid_from, overwrite and resume)
-    out, count = plain_path(output_dir), thread_count(threads)
+    _check_values((pool, out, subset), webp_quality, uid_from, overwrite and resume)
+    out, count = plain_path(out), thread_count(threads)
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
@@ -167,7 +170,7 @@ def _write(
         **edits,
     }
     os.makedirs(out, exist_ok=True)
-    with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
+    with locked(out, f"output directory {out}: another reshard is at work there; wait for it", folder=True):
         # it may have ended just now
         refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)
         if not (resume and has_ended(out, plan, opened, arguments)):
@@ -185,7 +188,7 @@ def _write(
 
 
 def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, both: bool) -> None:
-    for name, place in zip(("pool", "output_dir", "subset"), places, strict=True):
+    for name, place in zip(("pool", "out", "subset"), places, strict=True):
         if isinstance(place, str) and not place:
             raise ValueError(f"reshard: {name} must be a path; got an empty text")
     if both:

@@ -99,6 +99,11 @@ def run_branch(
     Raises:
         ValueError: the settings are not those of a branch of this base.
         RunError: the base lacks a stage, or another process is at work in ``out``.  Others as ``dcfast.run.run``.
+    Example::
+
+        settings = Settings(pool="pool", filter="words >= 3")
+        run("run", settings, last="filter")
+        run_branch("run", settings, "other", replace(settings, filter="no_filter"), last="filter")
     """
     check_settings(settings)
     for name in SHARED_SETTINGS:

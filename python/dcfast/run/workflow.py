@@ -68,6 +68,7 @@ def run(
         comparison run.
     Raises:
         DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
+    Example: ``run("run", Settings(pool="pool", filter="words >= 3"), last="filter")["filter"].subset``
     """
     chosen = settings or Settings()
     check_start(chosen, engine, workers, ray_address, gallery)
@@ -145,6 +146,7 @@ def stage(
         out, settings, options: as :func:`run`.
     Raises:
         RunError: an earlier stage has not been run.   ValueError: no such stage.
+    Example: ``stage("index", "run", Settings(pool="pool"))`` is ``index("run", Settings(pool="pool"))``.
     """
     return run(out, settings, first=name, last=name, **options)[name]
 
@@ -218,7 +220,11 @@ def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
-    """Entry of ``python -m dcfast.run``, and of ``dcfast STAGE``; returns the exit status."""
+    """Entry of ``python -m dcfast.run``, and of ``dcfast STAGE``; returns the exit status.
+
+    Errors are lines on standard error, and the status (docs/architecture.md).   SystemExit: options it cannot read.
+    Example: ``main(["--pool", "pool", "--out", "run", "--to", "index", "--quiet"]) == 0``
+    """
     args = parser(stage).parse_args(argv)
     return run_command(lambda: _main(args, stage), "stopped; the same command resumes")
 

@@ -242,6 +242,7 @@ def kmeans(
         ValueError: a row whose length is not 1, by its number; k out of range; no such device.
     Memory: that of ``kmeans_iteration``, and 4 bytes a point.
     Cost: that of ``kmeans_iteration``, ``iterations`` times and once more for the labels; one more read of the points.
+    Example: ``kmeans(points, 3, iterations=5).labels``
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1; got {iterations}")

@@ -29,6 +29,7 @@ class Database:
     Memory: codes of 68 bytes for each 64 numbers of a row, begun ones included, and 32 bytes a row, made by the first
     search on the CPU and kept where they fit in 2 GiB; twice as much more for data that 8 bits are too coarse for.
     Blocks are read once and kept where they fit, too. May be used by several threads at a time.
+    Example: ``database = Database(points, metric="cos")``, ``topk(queries, database, 3).indices``
     """
 
     def __init__(self, array: RowsLike, metric: Metric = "ip", *, invalid: Invalid = "raise") -> None:

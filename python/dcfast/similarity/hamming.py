@@ -97,6 +97,7 @@ def hamming_join(
     with 100,000, and fewer of more. Hashes that are equal are compared once, so that crowds cost what they put out.
 
     Source: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing" (2014).
+    Example: ``hamming_join(hashes, None, 8).distance``
     """
     left, right, words = _sides(a, b, max_distance)
     if integer(max_pairs, "max_pairs") < 0:

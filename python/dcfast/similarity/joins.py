@@ -108,6 +108,7 @@ def join(
         ``Pairs(ia, ib, scores)``: int64, int64, float32, sorted by ``ia``, then ``ib``.
     Raises:
         TypeError, ValueError: as of ``topk``; more than ``max_pairs`` pairs, with the count so far.
+    Example: ``join(queries, points, 0.5, metric="cos").scores``
     """
     left, right = as_rows(a, "a"), as_database(b, metric, "b", invalid)
     check_sides(left, right.rows)
@@ -157,7 +158,10 @@ def any_above(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """Whether any row of the database reaches the threshold ("l2": is within it), (n,) bool; else as ``join``."""
+    """Whether any row of the database reaches the threshold ("l2": is within it), (n,) bool; else as ``join``.
+
+    Example: ``points[~any_above(points, queries, 0.9)]``: those that are like no query.
+    """
     rows, prepared = as_rows(queries, "queries"), as_database(database, metric, "database", invalid)
     check_sides(rows, prepared.rows)
     count = thread_count(threads)
@@ -213,6 +217,7 @@ def group_join(
         ``Pairs``: ia < ib, of one group.
     Raises:
         TypeError, ValueError: as of ``join``; offsets that fall or do not end at n.
+    Example: ``group_join(points, [0, 5, 8], 0.9).ia``
     """
     rows, count = as_rows(x, "x"), thread_count(threads)
     bounds = np.asarray(offsets)

@@ -94,6 +94,8 @@ def topk(
         index -1 and the worst score, -inf (inf for "l2").
     Raises:
         TypeError, ValueError: other dtypes, shapes, k out of range, an invalid row (named).
+    Cost: n x m scores of d numbers; docs/similarity.md has times and memory.
+    Example: ``scores, indices = topk(queries, points, 3, metric="cos")``
     """
     a, b = as_rows(queries, "queries"), as_database(database, metric, "database", invalid)
     check_sides(a, b.rows)
@@ -132,6 +134,7 @@ def assign(
 
     Returns:
         ``Assigned(indices, scores)``: (n,) int64 and float32; -1 where nothing matches (``invalid="skip"``).
+    Example: ``assign(points, kmeans(points, 3).centroids).indices``
     """
     rows, prepared = as_rows(x, "x"), as_database(centers, metric, "centers", invalid)
     check_sides(rows, prepared.rows)
@@ -181,6 +184,7 @@ def row_max(
 
     Args:
         absolute: the score of the largest magnitude, as a magnitude: of "ip" and "cos" alone.
+    Example: ``row_max(queries, points) == topk(queries, points, 1).scores[:, 0]``
     """
     rows = as_rows(queries, "queries")
     prepared = as_database(database, metric, "database", invalid)

@@ -39,6 +39,7 @@ def hash_members(
 
     Memory: 1 MiB a thread however long the ranges are, and 40 bytes a range. Cost: one read of the ranges (of a file:
     those with gaps up to 16 KiB are read together); bytes are hashed about as fast as memory is read.
+    Example: ``uid_format(hash_members("pool/shards/00000000.tar", [0, 512], [512, 1024]))``
     """
     from dcfast.process.arguments import unsigned_array
 

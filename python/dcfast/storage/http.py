@@ -66,6 +66,8 @@ class RemoteOptions:
             storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
             ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
             by http, which asks in two ways.
+    Raises ValueError: a number out of its range.
+    Example: ``RemoteOptions({"headers": {"Authorization": "Bearer TOKEN"}}, retries=5, timeout_s=20)``
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +102,16 @@ class RemoteOptions:
             merged = {**limits, **(given or {})}
             storage |= {name: merged} if number == 0 else {protocol: {**own, name: merged}}
         return storage
+
+
+def remote_options(remote: RemoteOptions | None) -> RemoteOptions:
+    """Those that a caller gave, or the usual ones. TypeError: it is something else, such as storage options alone."""
+    if remote is not None and not isinstance(remote, RemoteOptions):
+        raise TypeError(
+            f"remote must be None or a RemoteOptions; got {type(remote).__name__}: "
+            "pass dcfast.index.RemoteOptions(storage_options)"
+        )
+    return remote or RemoteOptions()
 
 
 @dataclass

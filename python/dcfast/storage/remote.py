@@ -23,6 +23,7 @@ from dcfast.storage.http import (
     is_throttled,
     may_pass,
     no_ranges,
+    remote_options,
     retry_reason,
     status_of,
 )
@@ -72,7 +73,7 @@ def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
         FileNotFoundError, PermissionError, OSError: with the URL, after the retries.
         PoolError: the server does not tell the size.   MissingDependencyError: the URL's protocol needs a package.
     """
-    return _Remote(url, options or RemoteOptions()).state()
+    return _Remote(url, remote_options(options)).state()
 
 
 class _Info(TypedDict, total=False):
@@ -100,7 +101,7 @@ class RemoteListing(NamedTuple):
 
 def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
     """The ``*.tar`` of a remote directory, by the rule of ``storage.listing``. Errors as ``remote_state``."""
-    return _Remote(url, options or RemoteOptions()).shards()
+    return _Remote(url, remote_options(options)).shards()
 
 
 def _last_part(path: str) -> str:

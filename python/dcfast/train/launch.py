@@ -51,6 +51,8 @@ def launch(
     Raises:
         RunError: a rank failed or was killed; what it said is on standard error.   What ``train`` raises.
         Stopped: a signal asked for the end; the ranks have saved a checkpoint.
+    Cost: that of ``train``, and a process a rank.
+    Example: ``launch(small_training, processes=1).checkpoint``
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")

@@ -54,6 +54,8 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         SubsetError: an empty source, or fewer samples than a batch.   CheckpointError: ``out`` holds another training.
         NonFiniteLossError: the loss is NaN or infinite; the batch's uids are saved.
         MissingDependencyError: the decoder is ``dali`` and it is not installed.
+    Cost: a forward and a backward pass for each of the recipe's ``samples_seen``.
+    Example: ``train(small_training).checkpoint``
     """
     recipe = settings.recipe()
     if settings.decoder == "dali":

@@ -31,6 +31,7 @@ class TrainSource:
         subset: with ``index``: the subset file.
         positions: with ``index``, instead of ``subset``: npy of u64 row ids in canonical order (``write_positions``).
         weight: how often a sample of this source is taken, relative to those of other sources.
+    Example: ``TrainSource(index="index", shards_dir="pool", subset="subset.npy")``
     """
 
     shards: str | None = None
@@ -87,6 +88,8 @@ class TrainSettings:
         sources: at least one.
         block, window: of the order, see ``dcfast.access.order``.
         The others are options: docs/options.md.
+    Raises ValueError, by ``recipe``: an unknown field, or a value that makes no sense.
+    Example: ``TrainSettings("trained", parse_sources("new_shards"), scale="small").recipe().model``
     """
 
     out: str = option("", "writes DIR/train; goes on with the training that is there", required=True, **PATH)
@@ -191,6 +194,8 @@ def parse_sources(shards: str, weights: str | None = None) -> tuple[TrainSource,
     """Several directories of shards as DataComp writes them: ``A::B``, with weights ``1::2`` or None.
 
     A source's weight is that of each of its samples: at equal weights every sample is as likely as any other.
+    Raises ValueError: an empty directory, weights that are no numbers, or another number of them.
+    Example: ``[source.weight for source in parse_sources("a::b", "1::2")] == [1, 2]``
     """
     directories = shards.split("::")
     numbers = ["1"] * len(directories) if weights is None else weights.split("::")

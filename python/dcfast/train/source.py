@@ -52,6 +52,9 @@ def write_positions(plan: ReshardPlan, subset: npt.NDArray[np.void], path: str |
     """Writes the row ids of a reshard plan in canonical order, (n,) u64 npy; returns n.
 
     Memory: one output shard's rows (10,000 by default) and the segments in use.
+    Raises CorruptDataError: the plan has another number of samples than it says.   OSError: the file is not written.
+    Example: ``plan = make_plan(segments, uids, shards_dir="pool")``,
+    ``write_positions(plan, uids, "positions.npy") == 6``
     """
     count = int(plan.counts["output_count"])
     sources = ShardSources(plan, subset)

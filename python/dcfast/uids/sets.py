@@ -64,12 +64,16 @@ def uid_sort(uids: UidArray, *, threads: int | None = None) -> UidArray:
         TypeError, ValueError: uids is not a one-dimensional ``"u8,u8"`` array.
 
     Memory: the copy, and one bucket a thread (n / 4096 for uids that are hashes). Cost: O(n) for hashes.
+    Example: ``uid_sort(uids[::-1])``
     """
     return core_uids.uid_sort(checked_uids(uids, "uids"), False, thread_count(threads))
 
 
 def uid_unique(uids: UidArray, *, threads: int | None = None) -> UidArray:
-    """The distinct uids, sorted. Input in any order; otherwise as :func:`uid_sort`."""
+    """The distinct uids, sorted. Input in any order; otherwise as :func:`uid_sort`.
+
+    Example: ``uid_unique(np.concatenate([uids, uids]))``
+    """
     return core_uids.uid_sort(checked_uids(uids, "uids"), True, thread_count(threads))
 
 
@@ -97,6 +101,7 @@ def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threa
         TypeError: an array is not ``"u8,u8"``.
 
     Memory: m bytes and at most 72 MiB. Cost: O(m) for hashes beside the check, O(m log n) at worst.
+    Example: ``uids[uid_isin(uids, load_subset("subset.npy"))]``
     """
     count = thread_count(threads)
     return core_uids.uid_isin(_sorted(sorted_uids, "sorted_uids", check, count), checked_uids(uids, "uids"), count)
@@ -151,6 +156,7 @@ def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int | No
         ValueError: a or b is not sorted or not one-dimensional.   TypeError: not ``"u8,u8"``.
 
     Memory: n + m uids, given back to the size of the result. Cost: O(n + m).
+    Example: ``uid_union(uids, load_subset("subset.npy"))``
     """
     count = thread_count(threads)
     return core_uids.uid_union(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)
@@ -160,6 +166,7 @@ def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int 
     """Uids in both ``a`` and ``b``; otherwise as :func:`uid_union`.
 
     Memory: min(n, m) uids. Cost: O(n + m), or O(min(n, m)) beside the check where one is 32 times longer.
+    Example: ``uid_intersect(uids, load_subset("subset.npy"))``
     """
     count = thread_count(threads)
     return core_uids.uid_intersect(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)
@@ -169,6 +176,7 @@ def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int
     """Uids in ``a`` and not in ``b``; otherwise as :func:`uid_union`.
 
     Memory: n uids. Cost: O(n + m), or O(n) beside the check where ``b`` is 32 times longer.
+    Example: ``len(uid_difference(uids, load_subset("subset.npy"))) == 0``
     """
     count = thread_count(threads)
     return core_uids.uid_difference(_sorted(a, "a", check, count), _sorted(b, "b", check, count), count)

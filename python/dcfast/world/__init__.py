@@ -1,6 +1,6 @@
 """The built-in world: a pool, evaluation sets and their truth, painted by code from a seed (docs/world.md).
 
-``render_world(directory)`` does everything at once; ``plan_world`` gives the pieces of work for an engine.
+``render_world(out)`` does everything at once; ``plan_world`` gives the pieces of work for an engine.
 """
 
 from __future__ import annotations

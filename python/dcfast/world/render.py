@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dcfast.process.options import one_of
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.process.signals import spawning, start_worker
 from dcfast.storage.npz import array_bytes
 from dcfast.world.captions import english_caption
@@ -281,15 +282,25 @@ def _render_all(
         return dict(zip(names, results, strict=True))
 
 
-def render_world(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
-    """Renders a whole world: pool/, evalsets/, truth.parquet, world.json (teacher/ is left to render_teacher).
+@takes_old_names(Renamed("directory", "out"))
+def render_world(out: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
+    """Renders a whole world: pool/, evalsets/, truth.parquet, world.json, in the directory ``out``.
 
-    Returns each piece's counts. With more than one worker, processes are spawned: a script that calls this needs
-    the usual ``if __name__ == "__main__"``. Default spec: 45 seconds of processor time, 125 MB of disk.
+    teacher/ is left to render_teacher. Returns each piece's counts. With more than one worker, processes are spawned:
+    a script that calls this needs the usual ``if __name__ == "__main__"``.
+
+    Default spec: 45 seconds of processor time, 125 MB of disk.
+    Raises ValueError: workers below 1.   OSError: a file cannot be written.
+    Example: ``render_world("world", WorldSpec.small(rows=20, eval_scale=0.01), workers=1)``
     """
-    return _render_all(plan_world(spec or WorldSpec()), directory, workers)
+    return _render_all(plan_world(spec or WorldSpec()), out, workers)
 
 
-def render_teacher(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
-    """Renders the teacher's clean pairs into DIRECTORY/teacher/shards; returns each piece's counts."""
-    return _render_all(plan_teacher(spec or WorldSpec()), directory, workers)
+@takes_old_names(Renamed("directory", "out"))
+def render_teacher(out: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
+    """Renders the teacher's clean pairs into OUT/teacher/shards; returns each piece's counts.
+
+    Raises as ``render_world``.
+    Example: ``render_teacher("world", WorldSpec.small(teacher_pairs=10), workers=1)``
+    """
+    return _render_all(plan_teacher(spec or WorldSpec()), out, workers)

@@ -33,6 +33,8 @@ class WorldSpec:
     defects (small_picture, extreme_aspect), the picture's source (flat, duplicates, leaks: at most one of them),
     breakage (at most one) and missing are drawn independently, so that they overlap. ``unlisted`` samples and
     repeated uids come on top of the rows.
+    Raises ValueError: a rate outside of 0 to 1, rates of one group above 1 together, sizes out of range.
+    Example: ``WorldSpec.small(seed=3).num_shards == 3``
     """
 
     version: int = SPEC_VERSION
