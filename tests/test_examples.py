@@ -94,6 +94,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dcfast.save_subset(root / "subset.npy", uids)
     interop.write_wids(segment, root / "wids.json")
     interop.write_sizes(segment, root / "pool/shards")
+    interop.write_energon(segment, root / "pool/shards")
+    interop.write_ratarmount(segment, root / "pool/shards")
     write_set(root / "evalsets", "colours", labelled(8), NAMES)
     torch.save({"state_dict": {"a.weight": torch.zeros(2)}}, root / "another.pt")
     plugin = root / "site/odd_package-0.1.dist-info"

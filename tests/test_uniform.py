@@ -151,6 +151,7 @@ def test_old_keywords_go_on(call: Callable[..., object], tmp_path: Path) -> None
 
 def test_old_names_of_where_results_go_go_on(call: Callable[..., object], tmp_path: Path) -> None:
     from dcfast.index import write_segment
+    from dcfast.interop import write_wds2idx
     from dcfast.world import WorldSpec, render_teacher, render_world
 
     spec = WorldSpec.small(rows=1, rows_per_shard=1, eval_scale=0.01, teacher_pairs=0)
@@ -160,6 +161,7 @@ def test_old_names_of_where_results_go_go_on(call: Callable[..., object], tmp_pa
         (write_segment, "out_path", {"shards": [(shard, "a.tar")]}),
         (render_world, "directory", {"spec": spec, "workers": 1}),
         (render_teacher, "directory", {"spec": spec, "workers": 1}),
+        (write_wds2idx, "out_dir", {"index": dcfast.index_tars(shard)}),
     ]
     for function, old, others in olds:
         with pytest.warns(DeprecationWarning, match=f"^{function.__name__}: {old}='{old}' is out='{old}' now"):

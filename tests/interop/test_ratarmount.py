@@ -135,7 +135,7 @@ def test_ratarmount_takes_the_place_of_a_folder_for_no_end(tmp_path: Path) -> No
 
 def test_what_was_written_is_read(tar: Path, tmp_path: Path) -> None:
     index = index_tars(tar)
-    (path,) = write_ratarmount(index, tar.parent, out_dir=tmp_path / "out")
+    (path,) = write_ratarmount(index, tar.parent, out=tmp_path / "out")
     assert path == tmp_path / "out" / "0.tar.index.sqlite"
     known = read_ratarmount(path, tar=tar)
     theirs = index.members()
@@ -203,8 +203,10 @@ def test_two_shards_of_one_name(tmp_path: Path) -> None:
         make_tar(tmp_path / folder / "0.tar", sample_members(1))
     index = index_tars([tmp_path / "x" / "0.tar", tmp_path / "y" / "0.tar"])
     assert len(write_ratarmount(index, tmp_path)) == 2
-    with pytest.raises(ValueError, match=r"two shards would be written as .*0\.tar\.index\.sqlite; leave out_dir out"):
-        write_ratarmount(index, tmp_path, out_dir=tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"two shards would be written as .*0\.tar\.index\.sqlite; leave its argument out"
+    ):
+        write_ratarmount(index, tmp_path, out=tmp_path / "out")
 
 
 def test_every_cut_is_an_error(tar: Path) -> None:

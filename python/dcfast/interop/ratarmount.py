@@ -37,21 +37,19 @@ _UNTOLD = [MemberKind.SPARSE, MemberKind.HARD_LINK, MemberKind.SYMLINK, MemberKi
 _Row = tuple[str, str, int, int, int, float, int, bytes | int, str, int, int, int, int, int, int]
 
 
-def write_ratarmount(
-    index: Index, directory: PathLike, *, out_dir: PathLike = "", check_mtime: bool = True
-) -> list[Path]:
+def write_ratarmount(index: Index, directory: PathLike, *, out: PathLike = "", check_mtime: bool = True) -> list[Path]:
     """Writes the indexes by which ratarmount mounts shards at once: ``NAME.tar.index.sqlite``, one a shard.
 
     Args:
         index: a TarIndex, a Segment, or a sequence of segments or their paths.
         directory: that the shards lie in or below.
-        out_dir: where the indexes go (``--index-file``); empty: beside the shards, where ratarmount looks first.
+        out: where the indexes go (``--index-file``); empty: beside the shards, where ratarmount looks first.
         check_mtime: refuse a shard whose time is not the indexed one (its size always counts).
     Returns:
         The files, in the order of the shards, each written atomically.
     Raises:
         ValueError: a shard has members about which a dcfast index knows too little: links, devices, sparse ones; two
-            shards of one file name would go to ``out_dir``; names the shard.
+            shards of one file name would go to ``out``; names the shard.
         PoolError: a shard is not below the directory, not the file that was indexed, damaged, or without the end of an
             archive, as ratarmount would not take an index of it.
         OSError: a file cannot be written.
@@ -60,14 +58,13 @@ def write_ratarmount(
     Memory: of one shard, about 700 bytes a member. Cost: one stat a shard, no tar is read.
     Source: ratarmountcore 0.11.1, index version 0.7.0; docs/formats.md.
 
-    >>> write_ratarmount(dcfast.index_tars("pool"), "pool")  # doctest: +SKIP
-    [PosixPath('pool/00000000.tar.index.sqlite')]
+    Example: ``write_ratarmount(dcfast.index_tars("pool/shards"), "pool/shards")``
     """
     paths: dict[Path, None] = {}
     for segment, number, name, shard in shard_files(index, directory, check_mtime):
-        path = (Path(out_dir) / file_name(name) if os.fspath(out_dir) else shard).with_name(shard.name + SUFFIX)
+        path = (Path(out) / file_name(name) if os.fspath(out) else shard).with_name(shard.name + SUFFIX)
         if path in paths:
-            raise ValueError(f"write_ratarmount: two shards would be written as {path}; leave out_dir out")
+            raise ValueError(f"write_ratarmount: two shards would be written as {path}; leave out= out")
         entries = entries_of(segment, number)
         refuse_kinds(entries, _UNTOLD, shard, "ratarmount")
         size, mtime_ns = int(segment.shard_sizes[number]), int(segment.shard_mtimes_ns[number])
@@ -130,6 +127,7 @@ class RatarmountIndex(NamedTuple):
     """Members of a ratarmount index, and size and time (None: not told) of the tar that it is of.
 
     ``members`` is a pyarrow table: name (string), offset (of the data) and size (uint64), in the order of the tar.
+    Example: ``read_ratarmount("pool/shards/00000000.tar.index.sqlite").tar_size``
     """
 
     members: pa.Table
@@ -153,8 +151,7 @@ def read_ratarmount(path: PathLike, *, tar: PathLike = "") -> RatarmountIndex:
         OSError: a file cannot be read.
     Memory: about 300 bytes a member. The file is opened read-only, and nothing in it is run (views, triggers).
 
-    >>> read_ratarmount("a.tar.index.sqlite", tar="a.tar").members.slice(0, 1).to_pylist()  # doctest: +SKIP
-    [{'name': 'cat.jpg', 'offset': 1536, 'size': 14}]
+    Example: ``read_ratarmount("pool/shards/00000000.tar.index.sqlite").members``
     """
     import pyarrow as pa
 

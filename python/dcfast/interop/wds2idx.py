@@ -11,6 +11,7 @@ import numpy as np
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
 from dcfast.interop.shards import BLOCK, LARGEST, Index, PathLike, file_name, shards_of
+from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 
@@ -23,12 +24,13 @@ MOST_INDEX_BYTES = 64 << 20
 """Of a shard of a million members. They take some 20 times as much memory."""
 
 
-def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
+@takes_old_names(Renamed("out_dir", "out"))
+def write_wds2idx(index: Index, out: PathLike) -> list[Path]:
     """Writes the index files that DALI's webdataset reader takes (``index_paths``): one a shard, version 1.2.
 
     Args:
         index: a TarIndex, a Segment, or a sequence of segments or their paths.
-        out_dir: made where missing; shard ``00000007.tar`` becomes ``00000007.idx`` in it, each written atomically.
+        out: made where missing; shard ``00000007.tar`` becomes ``00000007.idx`` in it, each written atomically.
     Returns:
         The files, in the order of the shards.
     Raises:
@@ -38,12 +40,11 @@ def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
     Source: the files of nvidia-dali's tool wds2idx; docs/formats.md.
     Example: ``write_wds2idx(segment, "dali")``
     """
-    if not os.fspath(out_dir):
-        raise ValueError("write_wds2idx: out_dir must be a path; got an empty text")
-    out = Path(out_dir)
+    if not os.fspath(out):
+        raise ValueError("write_wds2idx: out must be a path; got an empty text")
     paths: dict[Path, None] = {}
     for segment, number, name, _ in shards_of(index):
-        path = out / (file_name(name).removesuffix(".tar") + ".idx")
+        path = Path(out) / (file_name(name).removesuffix(".tar") + ".idx")
         if path in paths:
             raise ValueError(f"write_wds2idx: two shards would be written as {path}; write them into two directories")
         write_bytes(path, segment._core.wds2idx(number))
