@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.lint
+
 ROOT = Path(__file__).resolve().parent.parent
 STUBS = sorted((ROOT / "python/dcfast/_core").glob("*.pyi"))
 DOMAINS = {"access", "filters", "hashing", "images", "index", "reshard", "similarity", "system", "uids"}
@@ -100,7 +102,6 @@ AT_ONCE = """
 import sys, threading
 from dcfast._core import uids as core_uids
 
-pytestmark = pytest.mark.lint
 sys.setswitchinterval(1e-6)
 wait, errors = threading.Barrier(8), []
 

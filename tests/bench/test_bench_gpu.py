@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the kernels need Triton")
 pytest.importorskip("bench.gpu", reason="bench is part of the checkout, not of the package")
+pytestmark = pytest.mark.bench
 
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
@@ -91,7 +92,6 @@ import os, sys
 os.environ["TRITON_INTERPRET"] = "1"
 from bench import gpu, gpu_similarity
 
-pytestmark = pytest.mark.bench
 right = gpu_similarity.screens
 def wrong(run):
     screen = right(run)["torch"]

@@ -203,9 +203,7 @@ def test_two_shards_of_one_name(tmp_path: Path) -> None:
         make_tar(tmp_path / folder / "0.tar", sample_members(1))
     index = index_tars([tmp_path / "x" / "0.tar", tmp_path / "y" / "0.tar"])
     assert len(write_ratarmount(index, tmp_path)) == 2
-    with pytest.raises(
-        ValueError, match=r"two shards would be written as .*0\.tar\.index\.sqlite; leave out= out"
-    ):
+    with pytest.raises(ValueError, match=r"two shards would be written as .*0\.tar\.index\.sqlite; leave out= out"):
         write_ratarmount(index, tmp_path, out=tmp_path / "out")
 
 

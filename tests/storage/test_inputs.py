@@ -258,6 +258,6 @@ def test_every_other_opening_has_a_row(repo_root: Path) -> None:
     found = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")
-        if re.search(pattern, path.read_text(encoding="utf-8"))
+        if re.search(pattern, re.sub("``.*?``", "", path.read_text(encoding="utf-8")))  # without examples
     }
     assert found - OWN == set()

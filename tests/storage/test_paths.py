@@ -178,7 +178,7 @@ def test_empty_texts_in_place_of_paths(small: Path) -> None:
     ):
         with pytest.raises(error, match=words_of_it):
             write_wds2idx(index, small / "idx")
-    with pytest.raises(ValueError, match="out_dir must be a path; got an empty text"):
+    with pytest.raises(ValueError, match="out must be a path; got an empty text"):
         write_wds2idx([], "")
 
 

@@ -194,12 +194,23 @@ def test_texts_of_numpy_and_masked_arrays() -> None:
     assert list(uid_parse(np.ma.array(texts, mask=[0, 1, 0]), errors="mask")[1]) == [True, False, True]
 
 
-def test_dictionaries_without_entries_or_with_wrong_ones() -> None:
-    texts = pa.array([f"{k:032x}" for k in (1, 2)])
-    for at in (-1, 99, 2**31, 2**32, 2**40):
-        column = pa.DictionaryArray.from_arrays(pa.array([at, 0]), texts, safe=False)
-        with pytest.raises(ValueError, match="a dictionary of 2 entries, and a row that points outside"):
+@pytest.mark.parametrize("at", [-1, 2, 99, 2**31, 2**32, 2**40])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(16)])
+def test_dictionaries_with_rows_that_point_outside(at: int, kind: pa.DataType) -> None:
+    texts = pa.array(["1" * 16, "2" * 16]).cast(kind)
+    for width in (pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()):
+        try:
+            rows = pa.array([0, at], width)
+        except (OverflowError, pa.ArrowInvalid):
+            continue
+        column = pa.DictionaryArray.from_arrays(rows, texts, safe=False)
+        with pytest.raises(
+            ValueError, match=f"a dictionary of 2 entries, and row 1 points outside, at {at}: repair it"
+        ):
             uid_parse(column, errors="mask")
+
+
+def test_dictionaries_without_entries() -> None:
     for kind in (pa.string(), pa.string_view()):
         column = pa.DictionaryArray.from_arrays(pa.array([None, None], pa.int32()), pa.array([], kind))
         assert list(uid_parse(column, errors="mask")[1]) == [False, False]

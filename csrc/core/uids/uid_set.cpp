@@ -43,7 +43,9 @@ std::size_t parse_each(std::span<Uid> out, std::span<bool> valid, unsigned threa
 std::size_t text_of_row(std::span<const std::int32_t> rows, std::size_t i, std::size_t count) {
   if (rows.empty()) return i;
   const auto row = static_cast<std::uint32_t>(rows[i]);  // a negative number becomes a huge one
-  if (row >= count) refuse_argument("rows must be of the ", count, " texts of the dictionary; got ", rows[i], " for row ", i);
+  if (row >= count) {
+    refuse_argument("texts has a dictionary of ", count, " entries, and row ", i, " points outside, at ", rows[i], ": repair it");
+  }
   return row;
 }
 

@@ -198,11 +198,14 @@ def _parse_chunk(chunk: pa.Array, threads: int) -> Parsed:
         return _parse_rows(chunk, None, threads)
     entries = len(chunk.dictionary)
     rows = chunk.indices.fill_null(0).to_numpy()
-    if entries and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < min(entries, _MOST_ENTRIES):
-        raise ValueError(
-            f"texts has a dictionary of {entries} entries, and a row that points outside, or behind the first "
-            f"{_MOST_ENTRIES}: repair it, or cast the column to its texts"
-        )
+    # of others the core looks at each
+    if (rows.dtype != np.int32 or _is_bytes(chunk.dictionary.type) or _is_uuid(chunk.dictionary.type)) and entries:
+        wrong = np.flatnonzero((rows < 0) | (rows >= min(entries, _MOST_ENTRIES)))
+        for row in wrong[:1]:
+            raise ValueError(
+                f"texts has a dictionary of {entries} entries, and row {row} points outside, at {rows[row]}: repair it "
+                f"(or cast the column to its texts, if it has more than {_MOST_ENTRIES} entries)"
+            )
     uids, valid, num_valid = _parse_rows(chunk.dictionary, rows.astype(np.int32, copy=False), threads)
     return _without(uids, valid, _nulls(chunk.indices), num_valid)
 
