@@ -14,6 +14,13 @@ struct Output {
       : array(py::array(dtype_of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)})),
         view(static_cast<T*>(array.mutable_data()), size) {}
 
+  /// Memory of the caller's, as long as what is written to it: a part of a larger array.
+  Output(const Array<T>& given, std::size_t size) : array(given) {
+    const Input<T, "into"> checked(given);
+    if (checked.view.size() != size) throw py::value_error("into must have an entry for each text");
+    view = {static_cast<T*>(array.mutable_data()), size};
+  }
+
   /// Gives back the memory behind the first `size` elements.
   Array<T> shrunk(std::size_t size) {
     if (size != view.size()) array.resize(std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}, false);
@@ -27,11 +34,14 @@ struct Output {
 /// (uids, which of the texts are valid, how many are)
 using ParsedUids = std::tuple<Array<Uid>, Array<bool>, std::size_t>;
 
+/// Where to write uids, and which are valid.
+using Into = std::optional<std::pair<Array<Uid>, Array<bool>>>;
+
 /// `parse` fills uids and valid from a count of texts, and says how many are valid.
 template <typename Parse>
-ParsedUids parsed(std::size_t count, const Parse& parse) {
-  Output<Uid> uids(count);
-  Output<bool> valid(count);
+ParsedUids parsed(std::size_t count, const Parse& parse, const Into& into = std::nullopt) {
+  Output<Uid> uids = into ? Output<Uid>(into->first, count) : Output<Uid>(count);
+  Output<bool> valid = into ? Output<bool>(into->second, count) : Output<bool>(count);
   const std::size_t good = enter_core([&](const Poll& poll) { return parse(uids.view, valid.view, poll); });
   return {uids.array, valid.array, good};
 }
@@ -47,24 +57,24 @@ using Rows = std::optional<Input<std::int32_t, "rows">>;
 
 template <typename Offset>
 ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets, const Rows& rows,
-                         unsigned threads) {
+                         const Into& into, unsigned threads) {
   const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
   const std::size_t texts = offsets.view.empty() ? 0 : offsets.view.size() - 1;
   return parsed(rows ? of.size() : texts, [&](auto uids, auto valid, const Poll& poll) {
     return parse_uids_offsets(chars_of(data.view), offsets.view, of, uids, valid, threads, poll);
-  });
+  }, into);
 }
 
 using TextBuffer = Input<std::uint8_t, "buffers">;
 
 ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, const Rows& rows,
-                       unsigned threads) {
+                       const Into& into, unsigned threads) {
   const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
   std::vector<std::span<const char>> texts;
   for (const TextBuffer& buffer : buffers) texts.push_back(chars_of(buffer.view));
   return parsed(rows ? of.size() : views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
     return parse_uids_views(views.view, texts, of, uids, valid, threads, poll);
-  });
+  }, into);
 }
 
 /// Numbers of uuid.UUID objects.
@@ -206,11 +216,11 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<
 void bind_uids(py::module_& m) {
   m.def("uid_parse_fixed", &parse_fixed, "text"_a, "width"_a, "count"_a, "threads"_a,
         "Uids from texts of one width: (uids, valid, number valid).");
-  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "rows"_a, "threads"_a,
+  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "rows"_a, "into"_a, "threads"_a,
         "Uids from Arrow's string layout: (uids, valid, number valid).");
-  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "rows"_a, "threads"_a,
+  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "rows"_a, "into"_a, "threads"_a,
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "rows"_a, "threads"_a,
+  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "rows"_a, "into"_a, "threads"_a,
         "Uids from Arrow's string_view layout: (uids, valid, number valid).");
   m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");

@@ -121,6 +121,7 @@ def uid_parse_offsets32(
     data: numpy.typing.NDArray[numpy.uint8],
     offsets: numpy.typing.NDArray[numpy.int32],
     rows: numpy.typing.NDArray[numpy.int32] | None,
+    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
     threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
@@ -131,6 +132,7 @@ def uid_parse_offsets64(
     data: numpy.typing.NDArray[numpy.uint8],
     offsets: numpy.typing.NDArray[numpy.int64],
     rows: numpy.typing.NDArray[numpy.int32] | None,
+    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
     threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
@@ -141,6 +143,7 @@ def uid_parse_views(
     views: numpy.typing.NDArray[numpy.int32],
     buffers: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]],
     rows: numpy.typing.NDArray[numpy.int32] | None,
+    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
     threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """

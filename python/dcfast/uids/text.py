@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BoolArray = npt.NDArray[np.bool_]
 Parsed = tuple[UidArray, BoolArray, int]
 """uids, which of them are valid, how many are."""
+Into = tuple[UidArray, BoolArray]
+"""Where uids are written, and which of them are valid."""
 
 UID_BYTES = 16
 _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
@@ -69,7 +71,7 @@ def uid_parse(
 
     Memory: 17 bytes a uid for the result; no input is copied but views with nulls (16 bytes a row), bytes in a
         dictionary (16 a row), rows of a dictionary that are null or not int32 (4 or 8 a row), and pandas'
-        ``string[python]``. Of several chunks each is copied once, to its place in the result.
+        ``string[python]``.
 
     Cost: O(n), near memory speed for Arrow and ``S``. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
@@ -155,14 +157,10 @@ def _parse_column(column: pa.Array | pa.ChunkedArray, given: str, threads: int) 
             f"got {given} of {str(column.type)[:160]}{advice}"
         )
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    if len(chunks) == 1:
-        return _parse_chunk(chunks[0], threads)
     uids, valid, num_valid, at = np.empty(len(column), UID_DTYPE), np.empty(len(column), np.bool_), 0, 0
     for chunk in chunks:
         rows = slice(at, at + len(chunk))
-        parsed, valid[rows], num_chunk = _parse_chunk(chunk, threads)
-        uids[rows].view("V16")[:] = parsed.view("V16")  # fields are copied one by one, in ten times the time
-        at, num_valid = rows.stop, num_valid + num_chunk
+        at, num_valid = rows.stop, num_valid + _parse_chunk(chunk, threads, (uids[rows], valid[rows]))
     return uids, valid, num_valid
 
 
@@ -191,11 +189,11 @@ def _is_view(kind: pa.DataType) -> bool:
     return kind in (pa.string_view(), pa.binary_view())
 
 
-def _parse_chunk(chunk: pa.Array, threads: int) -> Parsed:
+def _parse_chunk(chunk: pa.Array, threads: int, into: Into) -> int:
     import pyarrow as pa
 
     if not pa.types.is_dictionary(chunk.type):
-        return _parse_rows(chunk, None, threads)
+        return _parse_rows(chunk, None, threads, into)
     entries = len(chunk.dictionary)
     rows = chunk.indices.fill_null(0).to_numpy()
     # of others the core looks at each
@@ -206,47 +204,48 @@ def _parse_chunk(chunk: pa.Array, threads: int) -> Parsed:
                 f"texts has a dictionary of {entries} entries, and row {row} points outside, at {rows[row]}: repair it "
                 f"(or cast the column to its texts, if it has more than {_MOST_ENTRIES} entries)"
             )
-    uids, valid, num_valid = _parse_rows(chunk.dictionary, rows.astype(np.int32, copy=False), threads)
-    return _without(uids, valid, _nulls(chunk.indices), num_valid)
+    num_valid = _parse_rows(chunk.dictionary, rows.astype(np.int32, copy=False), threads, into)
+    return _without(into, _nulls(chunk.indices), num_valid)
 
 
 def _nulls(column: pa.Array) -> BoolArray | None:
     return ~column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
 
 
-def _without(uids: UidArray, valid: BoolArray, null: BoolArray | None, num_valid: int) -> Parsed:
+def _without(into: Into, null: BoolArray | None, num_valid: int) -> int:
     if null is None:
-        return uids, valid, num_valid
+        return num_valid
+    uids, valid = into
     uids[null], valid[null] = 0, False
-    return uids, valid, int(np.count_nonzero(valid))
+    return int(np.count_nonzero(valid))
 
 
-def _parse_rows(texts: pa.Array, rows: npt.NDArray[np.int32] | None, threads: int) -> Parsed:
+def _parse_rows(texts: pa.Array, rows: npt.NDArray[np.int32] | None, threads: int, into: Into) -> int:
     """Each of the texts; or, of a dictionary, that of each row (directly: most uids of a table come once)."""
     import pyarrow as pa
 
+    uids, valid = into
     if _is_uuid(texts.type):
         texts = texts.storage
-    if pa.types.is_null(texts.type) or len(texts) == 0 or (rows is not None and len(rows) == 0):
-        count = len(texts) if rows is None else len(rows)
-        return np.zeros(count, UID_DTYPE), np.zeros(count, bool), 0
+    if pa.types.is_null(texts.type) or len(texts) == 0 or len(uids) == 0:
+        uids[:], valid[:] = 0, False
+        return 0
     null = _nulls(texts)
     if _is_bytes(texts.type):
         raw = np.frombuffer(texts.buffers()[1], "V16", len(texts), UID_BYTES * texts.offset)
-        raw = raw if rows is None else raw.take(rows)
-        uids = raw.view(">u8").astype("<u8").view(UID_DTYPE)
-        valid, num_valid = np.ones(len(uids), bool), len(uids)
+        uids.view("<u8")[:] = (raw if rows is None else raw.take(rows)).view(">u8")
+        valid[:], num_valid = True, len(uids)
     elif _is_view(texts.type):
         views, buffers = view_buffers(texts)
         if null is not None:  # what lies in the place of a null may be anything
             views = views.copy()
             views.reshape(-1, 4)[null] = 0
-        uids, valid, num_valid = core_uids.uid_parse_views(views, buffers, rows, threads)
+        num_valid = core_uids.uid_parse_views(views, buffers, rows, into, threads)[2]
     else:
         data, offsets = text_buffers(texts)
         parse = core_uids.uid_parse_offsets64 if offsets.dtype == np.int64 else core_uids.uid_parse_offsets32
-        uids, valid, num_valid = parse(data, offsets, rows, threads)
-    return _without(uids, valid, null if null is None or rows is None else null[rows], num_valid)
+        num_valid = parse(data, offsets, rows, into, threads)[2]
+    return _without(into, null if null is None or rows is None else null[rows], num_valid)
 
 
 @overload
