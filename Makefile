@@ -59,6 +59,7 @@ lowest: ## the tests on the lowest versions that pyproject.toml allows, in an en
 	$(MAKE) .venv-lowest/.base VENV=.venv-lowest
 	.venv-lowest/bin/python cmake/install.py --lowest test lint
 	$(MAKE) test VENV=.venv-lowest
+	.venv-lowest/bin/python -m pytest -m lint tests/test_stubs.py
 
 # what fuzzing reaches replaces tests/fuzz/corpora
 soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), a wheel on a bare Debian, twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
@@ -105,7 +106,8 @@ fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language mo
 cuda: $(VENV)/.test ## machine code of the Triton kernels; compile the CUDA library alone (needs nvcc; CUTLASS for the fused kernels), and check its machine code. No GPU is needed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "cuda and not soak"
 	if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then \
-	  $(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python" && cmake --build --preset cuda; \
+	  $(TOOLS) cmake --preset cuda -DPython_EXECUTABLE="$(abspath $(BIN))/python"; \
+	  cmake --build --preset cuda; \
 	  $(abspath $(BIN))/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so; \
 	else \
 	  echo "no nvcc on this machine: the CUDA library is not compiled"; \

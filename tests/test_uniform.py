@@ -170,3 +170,16 @@ def test_old_names_of_where_results_go_go_on(call: Callable[..., object], tmp_pa
             function(**{old: "new", "out": "new"}, **others)
     with pytest.raises(TypeError, match="output_dir is an old name of out; pass out alone"):
         dcfast.reshard("pool", "new", UIDS, output_dir="new")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["index_tars", "refresh_index", "reshard"])
+def test_threads_0_is_said_once_a_call(name: str, call: Callable[..., object]) -> None:
+    with pytest.warns(DeprecationWarning) as said:
+        call(name, threads=0)
+    assert [str(one.message).partition(" now")[0] for one in said] == ["threads=0 is threads=None"]
+
+
+def test_credentials_are_not_shown() -> None:
+    from dcfast.storage.http import RemoteOptions
+
+    assert "SECRET" not in repr(RemoteOptions({"headers": {"Authorization": "SECRET"}}, retries=2))

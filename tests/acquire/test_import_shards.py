@@ -130,7 +130,7 @@ def test_the_command_says_what_to_run_next(tmp_path: Path, capsys: pytest.Captur
     assert cli.main([*words, "--shard-size", "0"]) == 2
 
 
-@pytest.mark.parametrize(("samples", "batch"), [(12, "4"), pytest.param(129, None, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("samples", "batch"), [(12, "4"), pytest.param(129, None, marks=pytest.mark.long)])
 def test_the_next_command_runs_as_it_is_and_trains_in_the_same_directory(
     samples: int, batch: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

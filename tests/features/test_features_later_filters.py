@@ -46,7 +46,7 @@ def test_each_compiles_as_a_cell_runs_it(label: str, tmp_path: Path) -> None:
     assert ("total=8192, seed=7" in str(compiled)) == ("cap" in label)
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_all_of_them_in_the_world(tmp_path: Path) -> None:
     text = " & ".join(text for text in LATER_FILTERS.values() if "{" not in text)  # the others draw, by seed and total
     settings = Settings(world=WORLD, filter=text, train=False, device="cpu")

@@ -141,7 +141,7 @@ def test_row_groups_of_any_size_give_the_same_columns(
         assert made.with_suffix(".npz").read_bytes() == expected.with_suffix(".npz").read_bytes()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes(
     odd: tuple[Path, Path, dict[str, Any]], tmp_path: Path, checkpoint: Path
 ) -> None:

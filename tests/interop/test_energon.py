@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.errors import CorruptDataError, PoolError
+from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.segments import Segment
 from dcfast.interop import (
@@ -23,6 +23,8 @@ from dcfast.interop import (
     stale_energon_idx,
     write_energon,
 )
+from dcfast.interop.energon_files import META
+from dcfast.storage.lock import locked
 from tar_reference import make_tar, sample_members
 
 NAMES = ["README", "k/a.jpg", "k/a.seg.PNG", "__meta__/x.json", "d.x/b.txt", ".hid.jpg", "c.tar.gz", "e.", "end"]
@@ -113,7 +115,7 @@ def test_it_is_the_same_whoever_writes_it(pool: Path, tmp_path: Path) -> None:
     assert json.loads(files()["split.yaml"])["split_parts"] == {"train": ["1.tar"], "val": ["0.tar"]}
     with pytest.raises(PoolError, match=r"split 'val' names shard '9\.tar'.*names are like '0\.tar'"):
         write_energon(index_tars(pool), pool, splits={"val": ["9.tar"]})
-    with pytest.raises(TypeError, match=r"splits\['val'\] must be a sequence of shards; got a text"):
+    with pytest.raises(TypeError, match=r"splits\['val'\] must be a sequence of shards' names; got"):
         write_energon(index_tars(pool), pool, splits={"val": "0.tar"})
 
 
@@ -285,3 +287,37 @@ def test_empty_members_and_folders(tmp_path: Path) -> None:
             tar.addfile(member)
     (idx,) = write_energon(index_tars(tmp_path), tmp_path)
     assert np.fromfile(idx, "<u8").tolist() == by_tarfile(tmp_path / "a.tar")[0] == [512, 1024, 2048]
+
+
+def test_what_is_refused_changes_nothing(pool: Path) -> None:
+    first = pool / "again"
+    first.mkdir()
+    make_tar(first / "0.tar", [("a.txt", b"1")])
+    make_tar(first / "1.tar", [("b.txt", b"1")])
+    write_energon(index_tars(first), first)
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.suffix != ".tar" and path.is_file()}
+    make_tar(first / "0.tar", [("a.txt", b"1"), ("c.txt", b"2")])
+    make_tar(first / "1.tar", [("a.txt", b"1")])
+    with pytest.raises(ValueError, match="key 'a' is that of an earlier sample"):
+        write_energon(index_tars(first), first)
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.suffix != ".tar" and path.is_file()} == before
+
+
+def test_one_writer_at_a_time(pool: Path) -> None:
+    with locked(pool, "busy", folder=True), pytest.raises(RunError, match="is being written by another process"):
+        write_energon(index_tars(pool), pool)
+    write_energon(index_tars(pool), pool)
+
+
+def test_counts_beyond_what_a_number_holds(tmp_path: Path) -> None:
+    (tmp_path / META).mkdir()
+    counts = {"a.tar": 2**63 - 1, "b.tar": 2**63 - 1, "c.tar": 2}
+    (tmp_path / META / ".info.json").write_text(json.dumps({"shard_counts": counts}))
+    with pytest.raises(CorruptDataError, match=r"expected fewer than 2\^63 samples in all; got 18446744073709551616"):
+        read_energon(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [["0.tar"], {"train": 5}, {"train": [Path("0.tar")]}, {"train": "0.tar"}])
+def test_splits_of_another_kind(pool: Path, splits: Any) -> None:
+    with pytest.raises(TypeError, match=r"write_energon: splits.* must be a "):
+        write_energon(index_tars(pool), pool, splits=splits)

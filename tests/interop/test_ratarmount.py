@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -290,25 +291,70 @@ def test_nothing_of_a_schema_is_run(tar: Path) -> None:
         beside.unlink()
 
 
-def test_pages_that_lead_to_one_page_many_times(tmp_path: Path) -> None:
-    """A small file of rows without end is refused after as many as its bytes can hold."""
-    path = tmp_path / "bomb.sqlite"
-    database = sqlite3.connect(path)
-    database.executescript("PRAGMA page_size = 512; CREATE TABLE files (a)")
-    database.executemany("INSERT INTO files VALUES (?)", [("x" * 90,) for _ in range(400)])
-    database.commit()
-    (root,) = database.execute("SELECT rootpage FROM sqlite_master").fetchone()
-    database.close()
+def test_rows_that_share_their_pages(tmp_path: Path) -> None:
+    """A small file of rows that all have the text of the first one is refused before its texts fill the memory."""
+    path, short, pages = tmp_path / "bomb.sqlite", 465 + 508 * 39, 400  # one row a page
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("PRAGMA page_size = 512; CREATE TABLE files (a)")
+        database.execute("INSERT INTO files VALUES (?)", ("x" * (short + 508 * pages),))  # as much of it in its cell
+        database.executemany("INSERT INTO files VALUES (?)", [("x" * short,) for _ in range(20)])
+        database.commit()
     data = bytearray(path.read_bytes())
-    page = memoryview(data)[(root - 1) * 512 : root * 512]
-    assert page[0] == 5  # an interior page
-    count = int.from_bytes(page[3:5])
-    first = int.from_bytes(page[12:14])
-    for cell in range(count):
-        page[12 + 2 * cell : 14 + 2 * cell] = first.to_bytes(2)
-    page.release()
+    leaves = [at for at in range(512, len(data), 512) if data[at] == 13 and data[at + 3 : at + 5] == b"\0\1"]
+    assert len(leaves) == 21
+    first, *others = (at + int.from_bytes(data[at + 8 : at + 10]) for at in leaves)
+    for cell in others:  # bytes of the payload, the row's number, the payload's beginning and the page of the rest
+        end = cell - cell % 512 + 512
+        assert end - cell == 512 - first % 512
+        data[cell : cell + 3] = data[first : first + 3]
+        data[cell + 4 : end] = data[first + 4 : first - first % 512 + 512]
     path.write_bytes(data)
-    with open_database(path, "x") as opened:
-        opened._size = 100
-        with pytest.raises(CorruptDataError, match="expected fewer rows in 'files' than its bytes can hold"):
-            list(opened.rows("files", ["a"]))
+    with closing(sqlite3.connect(path)) as database:
+        lengths = [length for (length,) in database.execute("SELECT length(a) FROM files")]
+    assert lengths == [short + 508 * pages] * 21, "SQLite takes it"
+    assert sum(lengths) > 5 * len(data)
+    message = "expected no more in the rows of 'files' than its bytes can hold"
+    with open_database(path, "x") as opened, pytest.raises(CorruptDataError, match=message):
+        list(opened.rows("files", ["a"]))
+
+
+def test_a_journal_beside_what_a_link_leads_to(tar: Path) -> None:
+    (path,) = write_ratarmount(index_tars(tar), tar.parent)
+    link = tar.parent / "link.sqlite"
+    link.symlink_to(path)
+    assert read_ratarmount(link).members.num_rows == read_ratarmount(path).members.num_rows
+    path.with_name(path.name + "-wal").write_bytes(b"rows that are not in the file")
+    for where in (path, link):
+        with pytest.raises(CorruptDataError, match="sqlite-wal beside it says that it was not written to its end"):
+            read_ratarmount(where)
+
+
+def test_a_schema_that_is_not_utf8(tar: Path) -> None:
+    (path,) = write_ratarmount(index_tars(tar), tar.parent)
+    data = path.read_bytes()
+    assert b"CREATE TABLE files" in data
+    path.write_bytes(data.replace(b"CREATE TABLE files", b"CREATE \xffABLE files"))
+    with pytest.raises(CorruptDataError, match="it cannot be read: "):
+        read_ratarmount(path)
+
+
+@pytest.mark.parametrize("name", ["/..|passwd", "/../../etc|passwd", "/a/..|b", "|", "/a//b|c", "/.|a"])
+def test_names_that_lead_out_of_the_tar(tar: Path, name: str) -> None:
+    (path,) = write_ratarmount(index_tars(tar), tar.parent)
+    with closing(sqlite3.connect(path)) as database:
+        folder, base = name.split("|")
+        database.execute("UPDATE files SET path = ?, name = ? WHERE type = '0' OR size > 0", (folder, base))
+        database.commit()
+    with pytest.raises(CorruptDataError, match="expected normal paths below the tar; got"):
+        read_ratarmount(path)
+
+
+def test_a_folder_of_the_name_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a shard's name is that of two files, neither is taken."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pool/0.tar", "pool/pool/0.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_tar(tmp_path / name, [("a.txt", b"1")])
+    with pytest.raises(PoolError, match=r"shard 'pool/0.tar' may be pool/0.tar or 0.tar below pool"):
+        write_ratarmount(index_tars(["pool/0.tar"]), "pool")
+    assert write_ratarmount(index_tars(str(tmp_path / "pool/0.tar")), "pool") == [Path("pool/0.tar.index.sqlite")]

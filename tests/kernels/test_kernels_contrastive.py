@@ -55,15 +55,15 @@ def test_clip_in_chunks(run: Run) -> None:
     ("bm", "bn", "bk", "warps", "group", "sub"),
     [
         (64, 32, 16, 2, 8, False),
-        pytest.param(32, 64, 32, 1, 2, True, marks=pytest.mark.soak),
-        pytest.param(64, 64, 64, 4, 1, True, marks=pytest.mark.soak),
+        pytest.param(32, 64, 32, 1, 2, True, marks=pytest.mark.long),
+        pytest.param(64, 64, 64, 4, 1, True, marks=pytest.mark.long),
     ],
 )
 def test_clip_tiles_and_descriptors(run: Run, bm: int, bn: int, bk: int, warps: int, group: int, sub: bool) -> None:
     run("clip_tiles", bm=bm, bn=bn, bk=bk, warps=warps, group=group, sub=sub)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_clip_repeats_to_the_bit(run: Run, dtype: str) -> None:
     run("clip_repeats", dtype=dtype)
 
@@ -88,8 +88,8 @@ def test_clip_views(run: Run) -> None:
     ("ranks", "rows", "scale", "dtype"),
     [
         (4, 10, 25.0, "float32"),
-        pytest.param(2, 33, 100.0, "float32", marks=pytest.mark.soak),
-        pytest.param(2, 33, 10.0, "float16", marks=pytest.mark.soak),
+        pytest.param(2, 33, 100.0, "float32", marks=pytest.mark.long),
+        pytest.param(2, 33, 10.0, "float16", marks=pytest.mark.long),
     ],
 )
 def test_clip_rows_of_ranks(run: Run, ranks: int, rows: int, scale: float, dtype: str) -> None:

@@ -37,7 +37,7 @@ def test_copies(run: Run, d: int, dtype: str, half: str) -> None:
     run("halves", d=d, dtype=dtype, half=half)
 
 
-@pytest.mark.parametrize("metric", ["cos", *(pytest.param(m, marks=pytest.mark.soak) for m in ("ip", "l2"))])
+@pytest.mark.parametrize("metric", ["cos", *(pytest.param(m, marks=pytest.mark.long) for m in ("ip", "l2"))])
 def test_answers(run: Run, metric: str) -> None:
     run("answers", n=33, m=50, d=24, metric=metric)
 

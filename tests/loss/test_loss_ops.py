@@ -35,8 +35,8 @@ def inputs_of(rows: int = 9, width: int = 6, dtype: torch.dtype = torch.float32)
     "dtype",
     [
         torch.float32,
-        pytest.param(torch.bfloat16, marks=pytest.mark.soak),
-        pytest.param(torch.float64, marks=pytest.mark.soak),
+        pytest.param(torch.bfloat16, marks=pytest.mark.long),
+        pytest.param(torch.float64, marks=pytest.mark.long),
     ],
 )
 def test_opcheck(dtype: torch.dtype) -> None:

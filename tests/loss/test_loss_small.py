@@ -174,3 +174,18 @@ def test_logits_are_refused_unless_square() -> None:
     for size, rows in ((0, 0), (6, 2), (4, 3)):
         with pytest.raises(ValueError, match=r"give n \* n dot products"):
             similarity.clip_of_dots(np.zeros(size), rows, 1.0, True)
+
+
+def test_it_is_where_the_features_are(kind: str) -> None:
+    image, text = reference.features(8, 16)
+    with torch.device("meta"):
+        loss = LOSSES[kind](image.requires_grad_(), text, torch.tensor(14.3, device="cpu"))
+    assert loss.device.type == "cpu"
+    loss.backward()
+
+
+def test_a_transform_around_it_that_it_takes_no_part_in(kind: str) -> None:
+    image, text = reference.features(8, 16)
+    expected = LOSSES[kind](image, text, torch.tensor(14.3))
+    scaled = torch.vmap(lambda x: x * LOSSES[kind](image, text, torch.tensor(14.3)))(torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(scaled, torch.stack([expected, 2 * expected]))

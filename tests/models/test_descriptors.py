@@ -59,7 +59,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.slow
 def test_isc_is_the_network_of_its_authors(isc_weights: Path) -> None:
     """Against the construction written out by hand: squashed to 512, features averaged, projected, normalised."""

@@ -238,7 +238,7 @@ NO_GPU = "this machine has no GPU: train cannot be run or timed here; "
     "words",
     [
         ["--scale", "small"],
-        *(pytest.param(["--device", "cuda", *to], marks=pytest.mark.soak) for to in ([], ["--to", "train"])),
+        *(pytest.param(["--device", "cuda", *to], marks=pytest.mark.long) for to in ([], ["--to", "train"])),
     ],
 )
 def test_a_plan_for_a_machine_with_a_gpu(

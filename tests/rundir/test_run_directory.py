@@ -115,7 +115,7 @@ def test_half_rendered_world_is_finished_before_it_is_listed(tmp_path: Path, mon
     assert summaries["index"].shards == 3
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_world_of_another_seed_is_indexed_anew(tmp_path: Path) -> None:
     """The world's files have fixed times and padded sizes: another seed must show all the same."""
     run(tmp_path / "run", Settings(world=SMALL), last="signatures")

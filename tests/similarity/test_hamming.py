@@ -96,7 +96,7 @@ def many_ref(n: int, m: int, words: int, crowd: float) -> list[tuple[int, int, i
 @pytest.mark.parametrize(
     ("words", "distance"), [(1, 0), (1, 1), (1, 2), (1, 5), (1, 8), (1, 12), (4, 0), (4, 3), (4, 17), (4, 31), (4, 60)]
 )
-@pytest.mark.parametrize("crowd", [0.0, pytest.param(0.02, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("crowd", [0.0, pytest.param(0.02, marks=pytest.mark.long)])
 def test_tables_find_what_the_loop_finds(n: int, m: int, words: int, distance: int, crowd: float) -> None:
     a, b = many(n, 3, words, crowd), many(m, 4, words, crowd)
     expected = [(j, i, d) for i, j, d in many_ref(n, m, words, crowd) if d <= distance]

@@ -25,7 +25,7 @@ def kinds_of(real_data: Path) -> dict[str, str]:
         (["content", "perceptual256", "perceptual"], "largest"),
         (["perceptual256"], "first"),
         *(
-            pytest.param(methods, keep, marks=pytest.mark.soak)
+            pytest.param(methods, keep, marks=pytest.mark.long)
             for methods in (["content", "perceptual256"], ["perceptual256"], ["perceptual"])
             for keep in ("largest", "first")
         ),

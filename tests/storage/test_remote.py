@@ -309,7 +309,7 @@ def test_real_archives(tmp_path: Path, server: ShardServer, real_data: Path) -> 
     assert columns(tmp_path / "remote") == columns(tmp_path / "local")
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")

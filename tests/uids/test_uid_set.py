@@ -312,7 +312,7 @@ def test_results_own_their_memory() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 1009, 40009])
-@pytest.mark.parametrize("m", [0, 1, 31, 4097, *(pytest.param(m, marks=pytest.mark.soak) for m in (4095, 20011))])
+@pytest.mark.parametrize("m", [0, 1, 31, 4097, *(pytest.param(m, marks=pytest.mark.long) for m in (4095, 20011))])
 @pytest.mark.parametrize("kind", KINDS)
 def test_isin_lookup_multiplicity(n: int, m: int, kind: str) -> None:
     hay = reference_sort(make(kind, n))

@@ -172,7 +172,7 @@ def index_tars(
     Example: ``len(index_tars("pool/shards/{00000000..00000001}.tar").samples()) == 6``
     """
     shards, passed_over = _shards(paths, remote)
-    thread_count(threads)  # before a folder is made
+    threads = thread_count(threads) or None  # before a folder is made
     with temporary_folder("dcfast-segment-") as directory:
         # nobody needs these bytes after a crash, so they are not fsynced
         out, pairs = directory / "segment", [(path, path) for path in shards]

@@ -92,7 +92,7 @@ def refresh_index(
     one written where it differs, and pool.npy.
     Example: ``refresh_index("index", "pool")["shards"]``
     """
-    thread_count(threads)  # before a folder is made
+    threads = thread_count(threads) or None  # before a folder is made
     if uid_from not in UID_SOURCES:
         raise ValueError(f"refresh_index: uid_from must be one of {', '.join(UID_SOURCES)}; got {uid_from!r}")
     folder = index_folder(index_dir)

@@ -7,7 +7,7 @@ import json
 import re
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from dcfast.interop.energon_files import META, read_energon_idx
 from dcfast.interop.shards import Entries, Index, PathLike, entries_of, refuse_kinds, shard_files
 from dcfast.interop.sqlite_files import written_database
 from dcfast.storage.atomic import synced_together, write_bytes
+from dcfast.storage.lock import locked
+from dcfast.storage.whole import fsync
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +67,7 @@ def write_energon(
             not UTF-8, a shard's name with a brace or backslash, sparse members, bytes between members as joined
             archives have them; names the shard.
         PoolError: a shard is not below the directory, not the file that was indexed, or damaged; a split names none.
+        RunError: another process is writing this dataset.
         OSError: a file cannot be written.
     Memory: of one shard, about 500 bytes a member. Cost: one stat a shard, no tar is read.
     Source: megatron-energon 7.4.1; docs/formats.md.
@@ -77,22 +80,27 @@ def write_energon(
     parts = _split_parts(splits, [name for _, _, name, _ in files])
     counts: dict[str, int] = {}
     digest = hashlib.sha256()
-    with synced_together(root):
-        with written_database(meta / "index.sqlite") as database:
-            _execute(database, _SCHEMA)
-            for number, ((segment, shard, name, path), idx) in enumerate(zip(files, indexes, strict=True)):
-                begins, keys = _insert_shard(database, number, segment, shard, path)
-                counts[name] = len(keys)
-                write_bytes(idx, begins.astype("<u8").tobytes())
-                digest.update(json.dumps([name, keys, begins.tolist()]).encode())
-            _execute(database, _INDEXES)
-            (meta / ".info.json").unlink(missing_ok=True)
-        # the same dataset has the same name, whoever made it and when
-        write_bytes(meta / "index.uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest())).encode())
-        write_bytes(meta / "split.yaml", _json({"split_parts": parts, "exclude": []}))  # JSON is YAML
-        if not (meta / "dataset.yaml").exists():
-            write_bytes(meta / "dataset.yaml", _DATASET)
-    write_bytes(meta / ".info.json", _json({"energon_version": VERSION, "shard_counts": counts}))
+    busy = f"energon dataset {root} is being written by another process; wait for it"
+    with locked(root, busy, folder=True):
+        with synced_together(root):
+            with written_database(meta / "index.sqlite") as database:
+                _execute(database, _SCHEMA)
+                for number, (segment, shard, name, path) in enumerate(files):
+                    begins, keys = _insert_shard(database, number, segment, shard, path)
+                    counts[name] = len(keys)
+                    digest.update(json.dumps([name, keys, begins.tolist()]).encode())
+                _execute(database, _INDEXES)
+                # all is well: only now what was there is changed
+                (meta / ".info.json").unlink(missing_ok=True)
+                fsync(meta)
+                for (segment, shard, _, _), idx in zip(files, indexes, strict=True):
+                    write_bytes(idx, _begins(segment, shard, entries_of(segment, shard)).astype("<u8").tobytes())
+            # the same dataset has the same name, whoever made it and when
+            write_bytes(meta / "index.uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest())).encode())
+            write_bytes(meta / "split.yaml", _json({"split_parts": parts, "exclude": []}))  # JSON is YAML
+            if not (meta / "dataset.yaml").exists():
+                write_bytes(meta / "dataset.yaml", _DATASET)
+        write_bytes(meta / ".info.json", _json({"energon_version": VERSION, "shard_counts": counts}))
     return indexes
 
 
@@ -115,11 +123,13 @@ def _idx_paths(files: list[tuple[Segment, int, str, Path]]) -> list[Path]:
 def _split_parts(splits: Mapping[str, Sequence[str]] | None, names: list[str]) -> dict[str, list[str]]:
     if splits is None:
         return {"train": names}
+    if not isinstance(splits, Mapping):
+        raise TypeError(f"write_energon: splits must be a mapping of names to shards; got {type(splits).__name__}")
     parts: dict[str, list[str]] = {}
     known = set(names)
     for part, shards in splits.items():
-        if isinstance(shards, str):
-            raise TypeError(f"write_energon: splits[{part!r}] must be a sequence of shards; got a text, {shards!r}")
+        if isinstance(shards, str) or not isinstance(shards, Iterable) or any(not isinstance(s, str) for s in shards):
+            raise TypeError(f"write_energon: splits[{part!r}] must be a sequence of shards' names; got {shards!r:.80}")
         parts[part] = list(shards)
         absent = [name for name in shards if name not in known]
         if absent:
@@ -139,7 +149,8 @@ def _insert_shard(
     if first == last:
         raise ValueError(f"shard {path} has no samples, and energon refuses such a one; leave it out of the index")
     keys: list[str] = segment.keys(first, last).to_pylist()
-    begins = _sample_begins(segment, first, last, entries, keys, path)
+    begins = _sample_begins(segment, shard, entries, path)
+    _check_utf8(keys, "key", path)
     samples = zip(repeat(number), keys, range(len(keys)), begins[:-1].tolist(), np.diff(begins).tolist())
     reached = -1
 
@@ -156,28 +167,39 @@ def _insert_shard(
     offset, size, ext = segment.members_of(first, last)
     member_begin = segment.member_begin[first : last + 1].astype(np.int64)
     sample = np.repeat(np.arange(len(keys)), member_begin[1:] - member_begin[:-1])
+    _check_utf8((segment.exts[i] for i in np.unique(ext).tolist()), "extension", path)
     names = (segment.exts[i] for i in ext.tolist())
     parts = zip(repeat(number), sample.tolist(), names, offset.tolist(), size.tolist())
     database.executemany("INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)", parts)
     return begins, keys
 
 
-def _sample_begins(
-    segment: Segment, first: int, last: int, entries: Entries, keys: list[str], path: Path
-) -> NDArray[np.int64]:
-    begins = segment.sample_base[first:last].astype(np.int64)
+def _sample_begins(segment: Segment, shard: int, entries: Entries, path: Path) -> NDArray[np.int64]:
+    begins = _begins(segment, shard, entries)
     # energon reads from the beginning of one sample to that of the next, headers all the way
     ends = np.concatenate([[0], entries.end])
-    before = ends[np.searchsorted(entries.offset, begins, side="right")]
-    for i in np.flatnonzero(before[1:] != begins[1:])[:1] + 1:
+    before = ends[np.searchsorted(entries.offset, begins[:-1], side="right")]
+    for i in np.flatnonzero(before[1:] != begins[1:-1])[:1] + 1:
         raise ValueError(
             f"shard {path}: bytes {before[i]} to {begins[i]} are of no member (joined archives, a global header), and "
             "energon would stop there; write it anew"
         )
-    for key in keys:
-        if _ESCAPED.search(key):
-            raise ValueError(f"shard {path}: key {key!r} is not UTF-8, and energon cannot hold it; rename it")
-    return np.append(begins, entries.end[-1])
+    return begins
+
+
+def _check_utf8(names: Iterable[str], what: str, path: Path) -> None:
+    for name in names:
+        if _ESCAPED.search(name):
+            raise ValueError(
+                f"shard {path}: {what} {name!r} is not UTF-8 (or has these characters), and energon cannot hold it; "
+                "rename it"
+            )
+
+
+def _begins(segment: Segment, shard: int, entries: Entries) -> NDArray[np.int64]:
+    """(n + 1,): where each sample of a shard begins, and where the last ends."""
+    first, last = (int(at) for at in segment.shard_sample_begin[shard : shard + 2])
+    return np.append(segment.sample_base[first:last].astype(np.int64), entries.end[-1:])
 
 
 def stale_energon_idx(index: Index, directory: PathLike, *, check_mtime: bool = True) -> list[str]:
@@ -190,8 +212,7 @@ def stale_energon_idx(index: Index, directory: PathLike, *, check_mtime: bool = 
     stale = []
     files = list(shard_files(index, directory, check_mtime))
     for (segment, shard, name, _), idx in zip(files, _idx_paths(files), strict=True):
-        first, last = (int(at) for at in segment.shard_sample_begin[shard : shard + 2])
-        begins = np.append(segment.sample_base[first:last], entries_of(segment, shard).end[-1:].astype(np.uint64))
+        begins = _begins(segment, shard, entries_of(segment, shard))
         if not idx.exists() or not np.array_equal(read_energon_idx(idx), begins):
             stale.append(name)
     return stale

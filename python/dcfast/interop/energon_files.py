@@ -70,6 +70,10 @@ def read_energon(directory: PathLike) -> EnergonIndex:
     """
     path = Path(directory) / META / ".info.json"
     info = as_record(read_json(path, "energon", most=MOST_JSON_BYTES), _Info, os.fspath(path))
+    if (total := sum(info.shard_counts.values())) > LARGEST:
+        raise CorruptDataError(
+            f"energon {path}: expected fewer than 2^63 samples in all; got {total}; make it again", path=os.fspath(path)
+        )
     return EnergonIndex(info.energon_version, info.shard_counts, os.fspath(directory))
 
 

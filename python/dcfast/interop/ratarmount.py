@@ -230,4 +230,7 @@ def _members(database: Database) -> Iterator[tuple[int, int, str]]:
             raise database.corrupt_database(
                 f"expected an offset in blocks of 512 and a size; got {row!r:.80}; make it again"
             )
-        yield cast(int, offset), cast(int, size), f"{path}/{base}".lstrip("/")
+        name = f"{path}/{base}".lstrip("/")
+        if name != posixpath.normpath(name) or name.startswith("../") or name in ("", ".", ".."):
+            raise database.corrupt_database(f"expected normal paths below the tar; got {name!r:.80}; make it again")
+        yield cast(int, offset), cast(int, size), name

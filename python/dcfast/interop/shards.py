@@ -99,11 +99,16 @@ def _below(name: str, directory: PathLike) -> str | None:
     """A shard's name below a directory: as it stands, or of ``index_tars``, as the path that was given there."""
     if is_url(name) or "\0" in name:
         return None
+    found = []
     for below in (name, os.path.relpath(name, directory)):
         inside = not os.path.isabs(below) and ".." not in PurePosixPath(below).parts
         if inside and os.path.isfile(os.path.join(directory, below)):
-            return below
-    return None
+            found.append(below)
+    if len(found) == 2 and not os.path.samefile(*(os.path.join(directory, below) for below in found)):
+        raise PoolError(
+            f"shard {name!r} may be {found[0]} or {found[1]} below {directory}; index the shards by names below it"
+        )
+    return found[0] if found else None
 
 
 class Entries(NamedTuple):

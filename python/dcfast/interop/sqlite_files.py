@@ -25,7 +25,8 @@ MOST_TEXT_BYTES = 4 << 20
 """Of a row of one. Names in a tar have at most 1 MiB."""
 _MAGIC = b"SQLite format 3\0"
 _LEAST_ROW_BYTES = 4
-_BATCH = 4096
+# SQLite's own messages repeat a damaged schema, which need not be UTF-8
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 Value = bytes | int | float | None
 
 
@@ -47,7 +48,11 @@ def written_database(path: PathLike) -> Iterator[sqlite3.Connection]:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise full_disk(errno.ENOSPC, path) from error
-            raise OSError(errno.EIO, f"could not be written: {error}; try again", os.fspath(path)) from error
+            raise OSError(
+                errno.EIO,
+                f"could not be written: {error}; look at the disk's space, quotas and limits of file sizes",
+                os.fspath(path),
+            ) from error
         finally:
             connection.close()
 
@@ -84,9 +89,9 @@ class Database:
         return names
 
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Value, ...]]:
-        """The rows of a plain table in the file's order: texts as bytes. Memory: of 4,096 rows.
+        """The rows of a plain table in the file's order: texts as bytes. Memory: of a row.
 
-        Raises CorruptDataError: no such table or columns, a damaged file, more rows than its bytes can hold.
+        Raises CorruptDataError: no such table or columns, a damaged file, more in the rows than its bytes can hold.
         """
         absent = [name for name in columns if name not in self.columns(table)]
         if absent:
@@ -100,23 +105,22 @@ class Database:
             return sqlite3.SQLITE_OK if plain or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
         self._connection.set_authorizer(authorizer)
-        count = 0
+        held = 0
         try:
-            cursor = self._connection.execute(query)
-            while batch := cursor.fetchmany(_BATCH):
-                count += len(batch)
-                if count * _LEAST_ROW_BYTES > self._size:  # pages that lead to one page many times
+            for row in self._connection.execute(query):
+                held += _LEAST_ROW_BYTES + sum(len(value) for value in row if isinstance(value, bytes))
+                if held > self._size:  # rows, or pages, that lead to one page many times
                     raise self.corrupt_database(
-                        f"expected fewer rows in {table!r} than its bytes can hold; make it again"
+                        f"expected no more in the rows of {table!r} than its bytes can hold; make it again"
                     )
-                yield from batch
-        except sqlite3.Error as error:
+                yield row
+        except _UNREADABLE as error:
             raise self.corrupt_database(f"it cannot be read: {error}; make it again") from error
 
     def _guarded(self, query: str) -> list[tuple[Value, ...]]:
         try:
             return self._connection.execute(query).fetchall()
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             raise self.corrupt_database(f"it cannot be read: {error}; make it again") from error
 
 
@@ -143,9 +147,10 @@ def open_database(path: PathLike, what: str) -> Iterator[Database]:
         got = f"expected {expected:,} bytes by its header; got {size:,}"
         raise CorruptDataError(f"{what} {where}: {got}; cut off? make it again", path=where, offset=size)
     for suffix in ("-journal", "-wal"):
-        if os.path.exists(where + suffix) and os.path.getsize(where + suffix):
+        journal = os.path.realpath(where) + suffix  # SQLite's are beside what a link leads to
+        if os.path.exists(journal) and os.path.getsize(journal):
             # what the file lacks stands there, and only who writes to both may bring them together
-            beside = f"{where + suffix} beside it says"
+            beside = f"{journal} beside it says"
             raise CorruptDataError(f"{what}: {beside} that it was not written to its end; make it again", path=where)
     uri = f"file:{quote(os.fsencode(os.path.abspath(where)))}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:

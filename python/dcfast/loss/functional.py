@@ -73,7 +73,8 @@ def siglip_loss(
 ) -> Tensor:
     """SigLIP's pairwise sigmoid loss: the sum over all pairs, divided by N.
 
-    Arguments, result, errors as in ``clip_loss``; logit_bias is added to every logit. Cost: 6 N^2 D operations, all of
+    Arguments and result as in ``clip_loss``, errors too, but that a small batch (6 to 256 pairs, CPU) has those of any
+    loss in float32: docs/loss.md. logit_bias is added to every logit. Cost: 6 N^2 D operations, all of
     them in the forward pass, which keeps the gradients (float32) for the backward pass; 2 N^2 D where none is wanted.
     Zhai et al. 2023, https://arxiv.org/abs/2303.15343.
     Example: ``siglip_loss(image_features, text_features, logit_scale, logit_bias).backward()``

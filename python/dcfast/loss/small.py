@@ -36,6 +36,7 @@ def is_small(*inputs: Tensor) -> bool:
             return False
     return (
         forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None  # of torch.jit.trace
         and _get_current_dispatch_mode() is None
         and not has_triton(inputs[0])
@@ -98,7 +99,8 @@ class _Loss(torch.autograd.Function):
                 _product(by_logits.t(), images, image if plain else None) if needs[1] else None,
             )
         # what the dtype cannot hold is infinite
-        return torch.full((), loss if loss <= torch.finfo(scale.dtype).max else math.inf, dtype=scale.dtype)
+        value = loss if loss <= torch.finfo(scale.dtype).max else math.inf
+        return torch.full((), value, dtype=scale.dtype, device=image.device)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:

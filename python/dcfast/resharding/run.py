@@ -114,6 +114,7 @@ def reshard(
     """
     _check_values((pool, out, subset), webp_quality, uid_from, overwrite and resume)
     out, count = plain_path(out), thread_count(threads)
+    threads = count or None
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)

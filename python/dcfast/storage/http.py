@@ -70,7 +70,7 @@ class RemoteOptions:
     Example: ``RemoteOptions({"headers": {"Authorization": "Bearer TOKEN"}}, retries=5, timeout_s=20)``
     """
 
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # it has credentials
     window_bytes: int = 1 << 20
     retries: int = 4
     backoff_s: float = 0.2
