@@ -62,7 +62,8 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection, path: str, what: str, size: int) -> None:
         self._connection, self._size = connection, size
-        self.path, self.what = path, what
+        self.path: str = path
+        self.what: str = what
 
     def corrupt_database(self, text: str) -> CorruptDataError:
         """An error that names the file; the text says what was expected, and what to do."""

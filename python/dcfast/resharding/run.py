@@ -113,15 +113,14 @@ def reshard(
     Example: ``reshard("pool", "new", "subset.npy", shard_size=4)["output_count"] == 6``
     """
     _check_values((pool, out, subset), webp_quality, uid_from, overwrite and resume)
-    out, count = plain_path(out), thread_count(threads)
-    threads = count or None
+    out, threads = plain_path(out), thread_count(threads) or None
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     files = [*inputs.files(), *(path for path in (subset, boxes) if isinstance(path, (str, os.PathLike)))]
     if overwrite:
         refuse_input_in_output(out, files)
-    segments = inputs.indexed(count, uid_from)
+    segments = inputs.indexed(threads or 0, uid_from)
     with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from, inputs.segments or ()) as blur:
         plan = make_plan(
             segments,
