@@ -174,7 +174,7 @@ def test_old_names_of_where_results_go_go_on(call: Callable[..., object], tmp_pa
 
 @pytest.mark.parametrize("name", ["index_tars", "refresh_index", "reshard"])
 def test_threads_0_is_said_once_a_call(name: str, call: Callable[..., object]) -> None:
-    with pytest.warns(DeprecationWarning) as said:
+    with pytest.warns(DeprecationWarning, match="threads=0") as said:
         call(name, threads=0)
     assert [str(one.message).partition(" now")[0] for one in said] == ["threads=0 is threads=None"]
 
