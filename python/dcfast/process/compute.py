@@ -25,7 +25,7 @@ def thread_count(threads: object, name: str = "threads") -> int:
     if threads is None:
         return 0
     # what operator.index takes, NumPy's integers among them
-    whole = hasattr(threads, "__index__") and not isinstance(threads, bool)
+    whole = hasattr(threads, "__index__") and type(threads).__name__ not in ("bool", "bool_")
     count = int(threads.__index__()) if whole else -1  # type: ignore[attr-defined]
     if count == 0:
         warn_of_old_form(f"{name}=0 is {name}=None now: all cores")
