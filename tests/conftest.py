@@ -32,7 +32,7 @@ def _seed() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    # a script that starts the tests in the background has them ignore Ctrl-C, which the processes of tests would inherit
+    # a script that starts tests in the background has them ignore Ctrl-C, and their processes inherit that
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     multiplier = float(os.environ.get("DCFAST_TEST_EXAMPLES") or "1")
