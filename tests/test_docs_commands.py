@@ -141,6 +141,7 @@ def filled_in(text: str, folder: Path) -> str:
     text = re.sub("00112233445566778899aabbccddeeff|0123456789abcdef0123456789abcdef", uid, text)
     text = text.replace("00000012.tar/000120034", f"00000000.tar/{members(folder)[0].partition('.')[0]}")
     text = text.replace("--evalsets DIR", "--evalsets data/evalsets")
+    text = text.replace("calibrate POOL/shards EVALSETS", "calibrate data/pool/shards data/evalsets")
     text = text.replace("--model ViT-B-32 --checkpoint", "--model dcfast-tiny --checkpoint")
     return re.sub(r"(?<![\w/])/data/", f"{folder}/data/", text)
 

@@ -29,7 +29,8 @@ NOT_DCFAST = {
 """Name of a program that is not ours -> why no test runs it."""
 
 NOT_RUN = {
-    r"ViT-L-14:openai": "weights from a model hub",
+    r"ViT-\w+-\d+:openai": "weights from a model hub",
+    r"isc_ft_v107\.pth": "the weights of ISC's winner",
     r"--device cuda": "a GPU",
     r"--sets cifar10": "evaluation sets of DataComp's",
     r"torchrun|srun|--ray-address": "several machines",
