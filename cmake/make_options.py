@@ -54,13 +54,13 @@ def option_table(parser: argparse.ArgumentParser) -> str:
 
 def text() -> str:
     """All of the file."""
-    from dcfast.acquire.command import parser as import_pool
     from dcfast.decontamination.command import parser as decontaminate
     from dcfast.dedup.calibration.command import parser as calibrate
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parser as import_evalset
     from dcfast.evaluate.sets_command import sign_parser as sign_evalsets
+    from dcfast.importing.command import parser as import_pool
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
     from dcfast.inspection.why import parser as why

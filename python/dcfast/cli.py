@@ -41,7 +41,7 @@ Exit status: {codes}.
 """
 PROGRAMS = {
     "run": "dcfast.run.workflow",
-    "import": "dcfast.acquire.command",
+    "import": "dcfast.importing.command",
     "evalsets": "dcfast.evaluate.sets_command",
     "resharder": "dcfast.resharding.cli",
     "study": "dcfast.study.command",

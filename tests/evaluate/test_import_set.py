@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from dcfast import cli
-from dcfast.acquire.found import LEADS_OUT
 from dcfast.errors import EvalsetError, RunError
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.evalset import set_fingerprint
 from dcfast.evaluate.import_set import EvalsetOptions, EvalsetReport, import_evalset
 from dcfast.evaluate.tasks import find_tasks
+from dcfast.importing.found import LEADS_OUT
 from evalset_builder import NAMES, colour_clip, picture
 from things_to_import import members_of
 

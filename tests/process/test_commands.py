@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from dcfast import cli
-from dcfast.acquire import command as acquire
 from dcfast.decontamination import command as decontaminate
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
 from dcfast.evaluate import sets_command as evalsets
+from dcfast.importing import command as importing
 from dcfast.index import refresh
 from dcfast.process import exit_codes
 from dcfast.process.command import report
@@ -67,7 +67,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         resharder,
         "reshard",
     ),
-    "dcfast import": (cli.main, lambda at: ["import", f"{at}/d", "--out", f"{at}/o"], acquire, "import_pool"),
+    "dcfast import": (cli.main, lambda at: ["import", f"{at}/d", "--out", f"{at}/o"], importing, "import_pool"),
     "dcfast evalsets import": (
         cli.main,
         lambda at: ["evalsets", "import", f"{at}/d", "--out", f"{at}/o"],

@@ -16,13 +16,13 @@ from typing import Any
 
 import dcfast
 import pytest
-from dcfast.acquire import datasets, pictures, tables
-from dcfast.acquire import shards as imported_shards
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import CAPTIONS
 from dcfast.errors import CorruptDataError
 from dcfast.evaluate import evalset, hub_set, import_set, results, tasks
 from dcfast.filters import language, wordnet
+from dcfast.importing import datasets, pictures, tables
+from dcfast.importing import shards as imported_shards
+from dcfast.importing.account import Account
+from dcfast.importing.fields import CAPTIONS
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.segments import Segment
@@ -239,7 +239,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "acquire/pictures.py", "acquire/shards.py", "rundir/recorder.py",
+    "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
     "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.acquire import pictures, samples, tables
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import CAPTIONS, captions_of
 from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
 from dcfast.evaluate import evalset, hub_set, import_set, results, scores, tasks
+from dcfast.importing import pictures, samples, tables
+from dcfast.importing.account import Account
+from dcfast.importing.fields import CAPTIONS, captions_of
 from dcfast.index import pool_index, refresh
 from dcfast.interop.energon_files import read_energon
 from dcfast.interop.ratarmount import read_ratarmount
@@ -169,9 +169,9 @@ PASSES: dict[str, Reader] = {
     "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
     "train/journal.py": at("log.jsonl", kept_lines),
     "train/replaced.py": at("replaced-0.jsonl", lambda path: replacement_reasons(path.parent, 0, 9) or None),
-    "acquire/pictures.py": at("a.json", lambda path: pictures._beside(str(path.parent), "a.jpg", "", "")[0] or None),
-    "acquire/samples.py": at("a.json", lambda path: captions_of(samples._parsed(path.read_bytes()) or {}) or None),
-    "acquire/tables.py": at("a.jsonl", row_of_a_table),
+    "importing/pictures.py": at("a.json", lambda path: pictures._beside(str(path.parent), "a.jpg", "", "")[0] or None),
+    "importing/samples.py": at("a.json", lambda path: captions_of(samples._parsed(path.read_bytes()) or {}) or None),
+    "importing/tables.py": at("a.jsonl", row_of_a_table),
     "run/dry_run.py": at("state/timings.jsonl", last_times),
     "status/facts.py": at("timings.jsonl", lambda path: facts._times(path) or None),
     "study/cell.py": at("state/result.json", cell_result),

@@ -13,16 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcfast.acquire.account import Account, PassedOver
-from dcfast.acquire.fields import CAPTIONS, LABELS
-from dcfast.acquire.found import LEADS_OUT, LINKED_FOLDER, TABLE_EXTS, extension, folders_inside, leads_out
-from dcfast.acquire.pictures import resolved
-from dcfast.acquire.samples import MOST_PICTURE_BYTES, picture_ext
-from dcfast.acquire.tables import columns_named, read_rows
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.evalset import CLASS_FILE, PLACEHOLDER, TEMPLATE_FILE, TYPE_FILE, check_evalset
 from dcfast.evaluate.folders import COUNT_FILE
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
+from dcfast.importing.account import Account, PassedOver
+from dcfast.importing.fields import CAPTIONS, LABELS
+from dcfast.importing.found import LEADS_OUT, LINKED_FOLDER, TABLE_EXTS, extension, folders_inside, leads_out
+from dcfast.importing.pictures import resolved
+from dcfast.importing.samples import MOST_PICTURE_BYTES, picture_ext
+from dcfast.importing.tables import columns_named, read_rows
 from dcfast.index.pool import check_name
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.process.options import option

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import CAPTIONS, URLS, captions_of, text_of
-from dcfast.acquire.found import LEADS_OUT, Found, extension, folders_inside, leads_out
-from dcfast.acquire.samples import MOST_JSON_BYTES, MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
-from dcfast.acquire.tables import columns_named, read_rows
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
+from dcfast.importing.account import Account
+from dcfast.importing.fields import CAPTIONS, URLS, captions_of, text_of
+from dcfast.importing.found import LEADS_OUT, Found, extension, folders_inside, leads_out
+from dcfast.importing.samples import MOST_JSON_BYTES, MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
+from dcfast.importing.tables import columns_named, read_rows
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.atomic import atomic_path

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dcfast.acquire.options import ImportOptions, ImportReport
-from dcfast.acquire.samples import own_file
-from dcfast.acquire.shards import (
+from dcfast.errors import PoolError, RunError
+from dcfast.importing.options import ImportOptions, ImportReport
+from dcfast.importing.samples import own_file
+from dcfast.importing.shards import (
     PlacedShard,
     ShardLook,
     fitting_rules,
@@ -18,8 +19,7 @@ from dcfast.acquire.shards import (
     names_in_pool,
     place_shards,
 )
-from dcfast.acquire.work import Work, finished, keep_only, pass_rest, some_of, total_of
-from dcfast.errors import PoolError, RunError
+from dcfast.importing.work import Work, finished, keep_only, pass_rest, some_of, total_of
 from dcfast.index.pool import group_files
 from dcfast.storage.atomic import link_or_copy
 from dcfast.storage.records import replaced

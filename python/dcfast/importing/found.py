@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dcfast.acquire.account import Account
+from dcfast.importing.account import Account
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.storage.listing import is_shard_name, printable, reason_passed_over
 

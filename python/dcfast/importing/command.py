@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-from dcfast.acquire.options import ImportOptions, ImportReport
-from dcfast.acquire.pool import import_pool
+from dcfast.importing.options import ImportOptions, ImportReport
+from dcfast.importing.pool import import_pool
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of

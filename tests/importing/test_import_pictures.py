@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.acquire import ImportOptions, ImportReport, import_pool
-from dcfast.acquire import pictures as pictures_module
-from dcfast.acquire.found import LEADS_OUT
 from dcfast.errors import DcfastError, PoolError
+from dcfast.importing import ImportOptions, ImportReport, import_pool
+from dcfast.importing import pictures as pictures_module
+from dcfast.importing.found import LEADS_OUT
 from dcfast.index.build import index_tars
 from dcfast.storage.hashing import hash_bytes
 from pool_builder import picture, uid_of
@@ -320,8 +320,8 @@ def test_tables_with_odd_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     beyond = {key: first for key, first in report.passed.first.items() if key.startswith("tables that cannot be read")}
     assert sorted(beyond.values()) == ["a.csv, row 3", "b.csv, row 2"]
     assert report.passed.counts["rows of tables whose file leads out of the folder"] == 1
-    monkeypatch.setattr("dcfast.acquire.tables.MOST_LINE_BYTES", 50)
-    monkeypatch.setattr("dcfast.acquire.pictures.MOST_LINE_BYTES", 90)
+    monkeypatch.setattr("dcfast.importing.tables.MOST_LINE_BYTES", 50)
+    monkeypatch.setattr("dcfast.importing.pictures.MOST_LINE_BYTES", 90)
     (source / "a.csv").write_bytes(b"file,text\n0.jpg,nought\n1.jpg,one\n" + b'3.jpg,"a\n' + b'",x,"\n' * 20 + b'"\n')
     (source / "b.csv").write_bytes(b"file,text\n2.jpg," + b"t" * 40 + b"\n")
     (source / "c.jsonl").write_text(

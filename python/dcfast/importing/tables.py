@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import FILES, captions_in, first_of, texts
-from dcfast.acquire.found import extension
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.importing.account import Account
+from dcfast.importing.fields import FILES, captions_in, first_of, texts
+from dcfast.importing.found import extension
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.json_files import parse_json

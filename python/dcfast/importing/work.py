@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dcfast.acquire.account import Account
-from dcfast.acquire.found import Found
-from dcfast.acquire.options import ImportOptions, ImportReport
-from dcfast.acquire.samples import Written
 from dcfast.engine import Engine
 from dcfast.engine.piece import Piece, read_marker
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import PoolError
+from dcfast.importing.account import Account
+from dcfast.importing.found import Found
+from dcfast.importing.options import ImportOptions, ImportReport
+from dcfast.importing.samples import Written
 from dcfast.index.pool import POOL_FILE
 from dcfast.storage.records import Record, replaced
 

@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import CAPTIONS, PICTURES, URLS, captions_in, first_of, is_captions, texts
-from dcfast.acquire.pictures import resolved
-from dcfast.acquire.samples import MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.importing.account import Account
+from dcfast.importing.fields import CAPTIONS, PICTURES, URLS, captions_in, first_of, is_captions, texts
+from dcfast.importing.pictures import resolved
+from dcfast.importing.samples import MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
 from dcfast.storage.arrow import ArrowStream
 from dcfast.storage.inputs import read_input
 from dcfast.storage.parquet import Kind, ParquetFile

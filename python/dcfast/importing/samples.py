@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
-from dcfast.acquire.account import Account, PassedOver
-from dcfast.acquire.fields import URLS, captions_of, text_of, uid_of
 from dcfast.errors import RunError
+from dcfast.importing.account import Account, PassedOver
+from dcfast.importing.fields import URLS, captions_of, text_of, uid_of
 from dcfast.index.build import index_tars
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.models.captions import MAX_CAPTION_BYTES
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
     Attributes:
         name: the same for every import of the same files: the path of the picture, or of its file with the row.
         ext: of the picture; empty: told by its bytes.
-        uid: as it was given; empty: made (``dcfast.acquire.fields.uid_of``).
+        uid: as it was given; empty: made (``dcfast.importing.fields.uid_of``).
     """
 
     name: str

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dcfast.acquire.found import Found, look
-from dcfast.acquire.from_files import take_datasets, take_pictures, with_pictures
-from dcfast.acquire.from_shards import take_shards
-from dcfast.acquire.options import ImportOptions, ImportReport
-from dcfast.acquire.work import Work
 from dcfast.engine import open_engine
 from dcfast.errors import DcfastError, PoolError, RunError
+from dcfast.importing.found import Found, look
+from dcfast.importing.from_files import take_datasets, take_pictures, with_pictures
+from dcfast.importing.from_shards import take_shards
+from dcfast.importing.options import ImportOptions, ImportReport
+from dcfast.importing.work import Work
 from dcfast.index.pool import POOL_FILE, PoolFile
 from dcfast.process.options import check_options
 from dcfast.storage.atomic import remove_leftovers, write_json

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from dcfast._core import reshard as core_reshard
-from dcfast.acquire.account import Account
-from dcfast.acquire.fields import captions_of
-from dcfast.acquire.samples import Written, own_file, sample_texts, usable_samples, write_metadata
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
+from dcfast.importing.account import Account
+from dcfast.importing.fields import captions_of
+from dcfast.importing.samples import Written, own_file, sample_texts, usable_samples, write_metadata
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import UID_SOURCES, check_uid_type, column_matches, open_metadata, parse_uids
 from dcfast.index.rows import FLAGS_WITHOUT_UID, shard_damage

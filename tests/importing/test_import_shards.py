@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast import cli
-from dcfast.acquire import ImportOptions, ImportReport, import_pool
-from dcfast.acquire import shards as shards_module
-from dcfast.acquire.samples import own_file
 from dcfast.errors import PoolError, RunError
+from dcfast.importing import ImportOptions, ImportReport, import_pool
+from dcfast.importing import shards as shards_module
+from dcfast.importing.samples import own_file
 from dcfast.index.build import index_tars
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from dcfast.acquire.datasets import has_pictures, plan_parts, write_part
-from dcfast.acquire.found import Found
-from dcfast.acquire.options import ImportReport
-from dcfast.acquire.pictures import LISTING, list_pictures, write_pictures
-from dcfast.acquire.samples import Written
-from dcfast.acquire.work import Work, finished, keep_only, pass_rest, some_of, total_of
+from dcfast.importing.datasets import has_pictures, plan_parts, write_part
+from dcfast.importing.found import Found
+from dcfast.importing.options import ImportReport
+from dcfast.importing.pictures import LISTING, list_pictures, write_pictures
+from dcfast.importing.samples import Written
+from dcfast.importing.work import Work, finished, keep_only, pass_rest, some_of, total_of
 from dcfast.storage.records import replaced
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dcfast.acquire.account import PassedOver
+from dcfast.importing.account import PassedOver
 from dcfast.process.options import option
 from dcfast.process.shared_options import UID_FROM
 from dcfast.storage.paths import path_argument
