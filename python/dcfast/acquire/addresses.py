@@ -1,0 +1,93 @@
+"""URLs of a stranger's list: made such that they can be asked for, and which addresses they may not lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from yarl import URL
+
+from dcfast.acquire.causes import FetchError
+
+SCHEMES = ("http", "https")
+MOST_URL_BYTES = 16_384
+_SAFE = "%/:=&?~#+!$,;'@()*[]|"
+"""What stands in a URL as it is: it may be quoted already, and servers take some of these for what they are."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HOST = re.compile(r"[a-z0-9._:-]{1,253}", re.IGNORECASE)
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_SITE_LOCAL = ipaddress.ip_network("fec0::/10")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_url(text: str | None) -> URL:
+    """A URL as it is asked for: quoted where it has to be (UTF-8), its host in the form of the DNS.
+
+    FetchError (invalid_url): there is none, or none of http or https, or no host.
+    """
+    if not text or not text.strip():
+        raise FetchError("invalid_url", "no URL")
+    text = _CONTROL.sub("", text.strip())
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_URL_BYTES:
+        raise FetchError("invalid_url", f"a URL of more than {MOST_URL_BYTES:,} bytes")
+    try:
+        parts = urlsplit(text)
+        if parts.scheme.lower() not in SCHEMES:
+            raise FetchError("invalid_url", f"<urlopen error unknown url type: {parts.scheme[:20]}>")
+        path, query = (quote(part, safe=_SAFE, errors="replace") for part in (parts.path, parts.query))
+        host = parts.hostname or ""
+        if not host.isascii():
+            host = URL.build(scheme="http", host=host).raw_host or ""
+        port = f":{parts.port}" if parts.port is not None else ""
+        place = f"[{host}]{port}" if ":" in host else f"{host}{port}"
+        url = URL(urlunsplit((parts.scheme.lower(), place, path or "/", query, "")), encoded=True)
+    except (ValueError, UnicodeError) as error:
+        raise FetchError("invalid_url", f"no URL: {error}"[:200]) from None
+    if not _HOST.fullmatch(url.raw_host or ""):
+        raise FetchError("invalid_url", "a URL without a host, or whose host has no name that the DNS knows")
+    return url
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is of the public net: neither private, local, reserved, nor such a one in IPv6's clothes.
+
+    False for what is no address.
+    """
+    try:
+        parsed: Address = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return _is_public(parsed)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and (any(address in net for net in _NAT64) or int(address) >> 32 == 0):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_public(inner)
+        if address in _SITE_LOCAL:
+            return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def refuse_private_literal(url: URL) -> None:
+    """FetchError (private_address) where a URL's host is written as an address that is not public."""
+    host = url.raw_host or ""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return  # a name: the resolver looks at what it stands for
+    if not is_public(host):
+        raise FetchError("private_address", f"{host} is not a public address", final_url=str(url))
+
+
+def host_of(text: str | None) -> str:
+    """Host and port of a URL, by which its rows take turns; empty where it has none."""
+    try:
+        return parse_url(text).raw_authority.rpartition("@")[2]
+    except FetchError:
+        return ""

@@ -1,0 +1,164 @@
+"""The rows of a shard at work: fetched in turns of their hosts, decoded in threads beside, put into the spool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from dcfast.acquire.addresses import host_of
+from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
+from dcfast.acquire.members import make_member
+from dcfast.acquire.options import ImageOptions, WebOptions
+from dcfast.acquire.rows import Row
+from dcfast.acquire.spool import Fetched, Spool
+from dcfast.acquire.turns import Turns
+from dcfast.acquire.web import Web, open_web
+from dcfast.errors import first_line
+from dcfast.storage.atomic import write_json
+from dcfast.storage.records import Count, Record, plain, replaced
+
+LIVE_SECONDS = 2.0
+DECODERS = 2
+"""Threads that decode, of a worker."""
+_CONNECTION = ("timeout", "connection", "dns_temporary", "dns_not_found", "tls")
+"""Causes that say that a host is not to be reached, rather than that it refuses one of its images."""
+_MOST_DOUBLINGS = 6
+"""Of the pause between attempts."""
+
+
+class Live(Record):
+    """How far a shard at work is: rows that are done, those that succeeded, and the hosts that others wait for."""
+
+    rows: Count
+    done: Count
+    successes: Count
+    waiting: dict[str, Count]
+
+
+async def fetch_rows(
+    left: Sequence[Row], total: int, spool: Spool, image: ImageOptions, options: WebOptions, live: Path
+) -> None:
+    """Every row has its outcome in the spool when it returns.
+
+    Args:
+        total: rows of the shard, those aside that are in the spool already.   live: where it says how far it is.
+    Raises:
+        OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
+    """
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="dcfast-decode") as decoders:
+        async with open_web(options) as web:
+            work = _Work(left, spool, image, options, web, decoders)
+            telling = asyncio.create_task(work.tell(total, live))
+            try:
+                await work.fetch()
+            finally:
+                telling.cancel()
+
+
+class _Work:
+    """The rows of a shard in an event loop."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        spool: Spool,
+        image: ImageOptions,
+        options: WebOptions,
+        web: Web,
+        decoders: ThreadPoolExecutor,
+    ) -> None:
+        self._rows = {row.number: row for row in rows}
+        self._spool, self._image, self._options = spool, image, options
+        self._web, self._decoders = web, decoders
+        self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
+        self._slots = asyncio.Semaphore(options.connections)
+        self._attempts: defaultdict[int, int] = defaultdict(int)
+        self._seconds: defaultdict[int, float] = defaultdict(float)
+        self._last: dict[int, FetchError] = {}
+        """Why the last attempt of a row that is put off failed."""
+
+    async def fetch(self) -> None:
+        """All rows; see ``fetch_rows``."""
+        for row in self._rows.values():
+            self._turns.add(row.number, host_of(row.url))
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._slots.acquire()
+                turn = await self._turns.next()
+                if turn is None:
+                    return
+                tasks.create_task(self._attempt(self._rows[turn[0]], turn[1]))
+
+    async def tell(self, total: int, path: Path) -> None:
+        """Says how far it is, until it is cancelled."""
+        while True:
+            done = [one for one, _, _ in self._spool.fetched.values()]
+            successes = sum(one.status == SUCCESS for one in done)
+            with suppress(OSError):  # it is for the eye alone
+                live = Live(total, len(done), successes, dict(self._turns.slowest()))
+                write_json(path, plain(live), sync=False)
+            await asyncio.sleep(LIVE_SECONDS)
+
+    async def _attempt(self, row: Row, host: str) -> None:
+        """One attempt of a row: its outcome goes into the spool, or it is put off."""
+        began = time.monotonic()
+        failure: FetchError | None = None
+        try:
+            await self._get(row, host, began)
+        except FetchError as error:
+            failure = error
+        except MemoryError:
+            raise
+        except Exception as error:  # of a library, on what a stranger sent: one row of millions, and it is counted
+            if self._spool.is_broken:
+                raise
+            failure = FetchError("unforeseen", f"{type(error).__name__}: {first_line(error)}"[:300])
+        finally:
+            self._slots.release()
+        if failure is not None:
+            self._seconds[row.number] += time.monotonic() - began
+            self._failed(row, host, failure)
+        # what a server answered is no failure of its connection
+        self._turns.done(host, failed=failure is not None and failure.cause in (*_CONNECTION, "host_down"))
+
+    async def _get(self, row: Row, host: str, began: float) -> None:
+        if self._turns.is_down(host):
+            message = f"{host} failed {self._options.host_failures} times in a row"
+            raise self._last.pop(row.number, None) or FetchError("host_down", message)
+        self._attempts[row.number] += 1
+        async with self._web.fetch(row.url, lambda seconds: self._turns.pause(host, seconds)) as answer:
+            loop = asyncio.get_running_loop()
+            fetched, data = await loop.run_in_executor(self._decoders, make_member, row, answer, self._image)
+            self._seconds[row.number] += time.monotonic() - began
+            self._add(row, fetched, data)
+
+    def _failed(self, row: Row, host: str, failure: FetchError) -> None:
+        attempt, options, asked = self._attempts[row.number], self._options, failure.retry_after
+        if asked is not None:
+            self._turns.pause(host, min(asked, options.max_wait))
+        may_help = CAUSES[failure.cause].again and attempt <= options.retries and (asked or 0.0) <= options.max_wait
+        if may_help and not self._turns.is_down(host):
+            pause = max(options.backoff * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS), asked or 0.0)
+            self._last[row.number] = failure
+            self._turns.again(row.number, host, min(pause, options.max_wait))
+            return
+        fetched = Fetched(
+            number=row.number,
+            status=CAUSES[failure.cause].status,
+            cause=failure.cause,
+            message=failure.message,
+            final_url=failure.final_url,
+            http_status=failure.http_status,
+        )
+        self._add(row, fetched, b"")
+
+    def _add(self, row: Row, fetched: Fetched, data: bytes) -> None:
+        number = row.number
+        self._last.pop(number, None)
+        seconds = round(self._seconds.pop(number, 0.0), 3)
+        self._spool.add(replaced(fetched, attempts=self._attempts.pop(number, 0), seconds=seconds), data)

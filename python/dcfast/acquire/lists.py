@@ -1,0 +1,85 @@
+"""The lists of URLs of a pool: DataComp's from the hub, or those of one's own, under the names that a run knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dcfast.acquire.options import AcquireOptions
+from dcfast.errors import PoolError, RunError
+from dcfast.index.metadata import METADATA, open_metadata
+from dcfast.index.pool import list_parquet
+from dcfast.storage.atomic import atomic_path, link_or_copy
+from dcfast.storage.paths import absolute, make_directory
+
+FOLDER = "metadata"
+
+
+def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -> Path:
+    """The folder of the pool's lists, which are there when it returns.
+
+    PoolError: there are none, or a column that is named is not there.   HubError: they cannot be had.
+    """
+    folder = out / FOLDER
+    if options.scale is not None:
+        from dcfast.hub.fetch import LOCK_FILE
+        from dcfast.hub.metadata import fetch_metadata
+
+        lock = out / LOCK_FILE
+        fetch_metadata(options.scale, folder, npz=options.npz, lock=lock, update_lock=options.update_lock, say=say)
+        return folder
+    given = Path(absolute(options.urls or ""))
+    names = list_parquet(given) if given.is_dir() else [given.name]
+    if not given.exists():
+        raise PoolError(f"--urls {given}: no such file or directory; expected a parquet file, or a folder of them")
+    if given.is_file() and not given.name.endswith(".parquet"):
+        raise PoolError(f"--urls {given}: expected a parquet file (*.parquet), or a folder of them")
+    source = given if given.is_dir() else given.parent
+    if source.resolve() == folder.resolve():
+        return folder
+    make_directory(folder, "--out")
+    strangers = [name for name in list_parquet(folder) if name not in names]
+    if strangers:
+        raise RunError(f"{folder} holds {strangers[0]}, which --urls {given} does not: choose another --out")
+    for name in names:
+        _take(source / name, folder / name, options)
+    return folder
+
+
+def _take(source: Path, target: Path, options: AcquireOptions) -> None:
+    """Links a list into the pool; writes it anew where columns are named."""
+    named = {options.url_column: "url", options.caption_column: "text"}
+    named.pop("", None)
+    renamed = {given: name for given, name in named.items() if given != name}
+    if target.exists():
+        if not renamed and not _are_alike(source, target):
+            raise RunError(f"{target} is another file than {source}: choose another --out, or remove it")
+        return
+    if renamed:
+        _write_renamed(source, target, renamed)
+    else:
+        link_or_copy(source, target)
+
+
+def _are_alike(source: Path, target: Path) -> bool:
+    ours, theirs = target.stat(), source.stat()
+    return ours.st_size == theirs.st_size
+
+
+def _write_renamed(source: Path, target: Path, renamed: dict[str, str]) -> None:
+    """Writes a list with other names of columns. Memory: a batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_metadata(source) as file:
+        names = file.schema.names
+        for given in renamed:
+            if names.count(given) != 1:
+                raise PoolError(f"{METADATA.name} {source} has no column {given!r}; it has {', '.join(names)}")
+        # a column that had the name before gives way to the one that was named
+        fields = [field for field in file.schema if field.name not in renamed.values() or field.name in renamed]
+        schema = pa.schema([field.with_name(renamed.get(field.name, field.name)) for field in fields])
+        with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in file.batches([field.name for field in fields]):
+                columns = [batch.column(field.name) for field in fields]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))

@@ -1,0 +1,173 @@
+"""Which rows are in which shard: a pure function of the lists, as img2dataset has it, so that either goes on with the
+other's work."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcfast.acquire.files import shard_paths
+from dcfast.acquire.rows import NEEDED, RowRange
+from dcfast.errors import PoolError, RunError
+from dcfast.index.metadata import METADATA, column_matches, metadata_schema, open_metadata
+from dcfast.storage.parquet import ParquetFile
+from dcfast.storage.records import Count, Record, read_record
+
+MOST_SHARDS = 10**8
+_STATS = re.compile(r"(\d{8,})_stats\.json")
+_TAR = re.compile(r"(\d{8,})\.tar")
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A parquet file of rows: its name, and how many."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of a shard: a list's file, the first of them, how many."""
+
+    shard: int
+    name: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of lists.
+
+    Attributes:
+        files: sorted by name.   uid_from: the rule of their uids.
+    """
+
+    files: tuple[ListFile, ...]
+    shard_size: int
+    uid_from: str
+
+    @property
+    def rows(self) -> int:
+        """Of all lists."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def num_shards(self) -> int:
+        """Of all lists; none spans two."""
+        return sum(-(-file.rows // self.shard_size) for file in self.files)
+
+    def shards(self) -> Iterator[ShardRows]:
+        """All of them, in order."""
+        shard = 0
+        for file in self.files:
+            for first in range(0, file.rows, self.shard_size):
+                yield ShardRows(shard, file.name, first, min(self.shard_size, file.rows - first))
+                shard += 1
+
+    @property
+    def digest(self) -> str:
+        """What tells these lists from others: names, rows, shard size."""
+        text = "\0".join([*(f"{file.name}\0{file.rows}" for file in self.files), str(self.shard_size), self.uid_from])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def plan_of(folder: Path, names: Sequence[str], shard_size: int) -> Plan:
+    """The plan of the lists of a folder.
+
+    PoolError: there are none, one lacks a column, their uids are not of one kind.   Cost: a footer a list.
+    """
+    if not names:
+        raise PoolError(f"{folder} has no *.parquet; expected lists of URLs")
+    rules = {name: check_list(folder / name) for name in names}
+    if len(set(rules.values())) > 1:
+        without = next(name for name, rule in rules.items() if rule == "url")
+        raise PoolError(f"{folder / without} has no column uid, but others have; give all of them one, or none")
+    uid_from = next(iter(rules.values()))
+    files = []
+    for name in sorted(names):
+        with open_metadata(folder / name) as file:
+            files.append(ListFile(name, file.num_rows))
+    plan = Plan(tuple(file for file in files if file.rows), shard_size, uid_from)
+    if not plan.files:
+        raise PoolError(f"the lists in {folder} have no rows")
+    if plan.num_shards > MOST_SHARDS:
+        raise PoolError(f"{plan.num_shards:,} shards have no names of 8 digits; give a larger --shard-size")
+    return plan
+
+
+def check_list(path: Path) -> str:
+    """The rule of a list's uids: json where it has them, url where it has none. PoolError: it lacks a column."""
+    with open_metadata(path) as file:
+        _check_columns(path, file)
+        if "uid" not in file.schema.names:
+            return "url"
+    metadata_schema(path)  # says what is wrong with its uids
+    return "json"
+
+
+def _check_columns(path: Path, file: ParquetFile) -> None:
+    names = file.schema.names
+    for name in NEEDED:
+        option = "--caption-column" if name == "text" else "--url-column"
+        if names.count(name) != 1 or not column_matches("text", file.schema.field(name).type):
+            had = f"it is {file.schema.field(name).type}" if names.count(name) == 1 else f"it has {', '.join(names)}"
+            raise PoolError(f"{METADATA.name} {path}: expected a column {name} of strings ({option} names it); {had}")
+
+
+class ForeignStats(Record):
+    """``_stats.json`` of img2dataset's; ours has a field of its own."""
+
+    count: Count
+    successes: Count
+    dcfast: object = None
+
+
+def shard_numbers(out: Path) -> list[int]:
+    """The numbers of the tars of a pool, sorted."""
+    return _numbers(out, _TAR)
+
+
+def has_statistics(out: Path) -> bool:
+    """Whether a shard of a pool has what img2dataset writes last."""
+    return bool(_numbers(out, _STATS))
+
+
+def _numbers(out: Path, pattern: re.Pattern[str]) -> list[int]:
+    folder = out / "shards"
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+
+
+def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> ForeignStats | None:
+    """What a shard has that another tool made whole, with the keys and URLs that it would have here; None: there is
+    none.
+
+    RunError: it has others: its lists, their order or the shard size were different.
+    """
+    _, sidecar, stats, _ = shard_paths(out, rows.shard)
+    if not stats.exists():
+        return None
+    counts = read_record(stats, ForeignStats, advice="remove the shard, and it is fetched again")
+    if counts.dcfast is not None:  # of ours, before its marker was written
+        return None
+    try:
+        with ParquetFile(sidecar, METADATA) as file:
+            theirs = file.read(["key", "url"])
+    except FileNotFoundError:
+        raise RunError(f"{sidecar} is missing, though {stats.name} is there; remove both, and it is fetched") from None
+    table = str(metadata / rows.name)
+    ours = RowRange(table, rows.first, rows.count, rows.shard, plan.shard_size, plan.uid_from, None).read()[1]
+    expected = {row.key: row.url for row in ours}
+    found = dict(zip(theirs["key"].to_pylist(), theirs["url"].to_pylist(), strict=True))
+    if found != expected:
+        wrong = next((key for key in found if expected.get(key, "") != found[key]), "a key that lacks")
+        raise RunError(
+            f"{sidecar} was made of other lists, in another order, or with another shard size: {wrong}. The ids of new "
+            "shards would not agree with its; give another --out, or the lists and --shard-size that it was made with"
+        )
+    return counts

@@ -1,0 +1,249 @@
+"""``acquire_pool``: metadata, then images, into a pool that a run takes as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from dcfast.acquire.files import shard_paths
+from dcfast.acquire.lists import take_lists
+from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
+from dcfast.acquire.shard import STATE, fetch_shard, spool_path, web_file
+from dcfast.acquire.stats import ShardStats
+from dcfast.acquire.summary import ACQUIRED, AcquireSummary, Sum
+from dcfast.acquire.watching import RowProgress, SilentRows
+from dcfast.engine import Engine, Piece, open_engine
+from dcfast.engine.piece import read_marker
+from dcfast.errors import RunError
+from dcfast.index.pool import POOL_FILE, PoolFile, list_parquet
+from dcfast.process.libraries import require_library
+from dcfast.process.options import check_options
+from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lock import locked
+from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
+from dcfast.storage.records import Record, plain, read_record
+from dcfast.uids import load_subset
+
+SETTINGS = f"{STATE}/settings.json"
+SHARDS_AT_ONCE = 4096
+"""That are planned at a time: pieces of work are objects, and a pool of 12.8 billion has 1.3 million of them."""
+_LIBRARIES = ("aiohttp", "aiodns", "protego", "cv2", "exifread")
+HOW = "pip install 'dcfast[acquire]'"
+
+
+class _Identity(Record):
+    """What makes an acquisition what it is."""
+
+    lists: str
+    subset: str | None
+    image: dict[str, object]
+
+
+def acquire_pool(
+    options: AcquireOptions,
+    web: WebOptions | None = None,
+    image: ImageOptions | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> AcquireSummary | None:
+    """Makes a pool of a scale of DataComp, or of lists of URLs.
+
+    Args:
+        web: how images are asked for.   image: what is made of them.   say: is given a line when something is known.
+    Returns:
+        what became of all rows, also in ``POOL/acquired.json``; None where only metadata was asked for.
+    Raises:
+        RunError: the pool is of other lists or options, or another tool's.   PoolError: a list lacks what it needs.
+        HubError: the metadata cannot be had.   ValueError: options.   OSError: the disk.
+        MissingDependencyError: see ``dcfast[acquire]``.
+    After a kill at any moment the same call goes on; the bytes of tars and sidecars depend on the servers' answers
+    alone. Memory: 250 MB a worker, 300 bytes a list; 8 bytes a row of earlier ``--retry`` while another is planned.
+    """
+    web, image = web or WebOptions(), image or ImageOptions()
+    for values in (options, web, image):
+        check_options(values)
+    _check(options)
+    out = Path(absolute(options.out))
+    busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
+    with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
+        remove_leftovers(out)
+        metadata = take_lists(options, out, say)
+        plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
+        if plan.uid_from != "json":
+            write_json(out / POOL_FILE, plain(PoolFile(plan.uid_from)))
+        if not options.images:
+            say(f"{plan.rows:,} rows in {len(plan.files):,} lists: {plan.num_shards:,} shards")
+            return None
+        _claim(out, _identity(options, plan, image))
+        web_file(out, web.divided(options.workers))
+        return _Acquisition(options, image, out, metadata, plan, say).do()
+
+
+def _check(options: AcquireOptions) -> None:
+    """What can be said before any work."""
+    if (options.scale is None) == (options.urls is None):
+        raise ValueError("expected one of --scale and --urls: a scale of DataComp, or lists of your own")
+    for name in _LIBRARIES if options.images else ():
+        require_library(name, "dcfast acquire", HOW)
+    if options.subset is not None:
+        load_subset(options.subset)  # SubsetError before hours of work
+    if options.retry is not None:
+        retried_causes(options.retry)
+    if options.npz and options.scale is None:
+        raise ValueError("--npz is of DataComp's scales; give --scale")
+
+
+def _identity(options: AcquireOptions, plan: Plan, image: ImageOptions) -> _Identity:
+    subset = None if options.subset is None else sha256_file(options.subset)
+    return _Identity(plan.digest, subset, _plain_image(image))
+
+
+def _plain_image(image: ImageOptions) -> dict[str, object]:
+    return asdict(image)
+
+
+def _claim(out: Path, identity: _Identity) -> None:
+    """Makes the directory this acquisition's; RunError where it is another's."""
+    path = out / SETTINGS
+    if not path.exists():
+        write_json(path, plain(identity))
+        return
+    before = read_record(path, _Identity, advice="remove it to begin anew")
+    if before == identity:
+        return
+    changed = [name for name in ("lists", "subset") if getattr(before, name) != getattr(identity, name)]
+    changed += [
+        f"--{name.replace('_', '-')}" for name in identity.image if before.image.get(name) != identity.image[name]
+    ]
+    raise RunError(
+        f"--out {out} was begun otherwise: {', '.join(changed)} differ; shards of both would be mixed. Choose another "
+        "--out, or give what it was begun with"
+    )
+
+
+class _Acquisition:
+    """The images of a pool, at work."""
+
+    def __init__(
+        self,
+        options: AcquireOptions,
+        image: ImageOptions,
+        out: Path,
+        metadata: Path,
+        plan: Plan,
+        say: Callable[[str], None],
+    ) -> None:
+        self._options, self._image, self._out = options, image, out
+        self._metadata, self._plan, self._say = metadata, plan, say
+        self._sum = Sum()
+        self._progress: RowProgress
+
+    def do(self) -> AcquireSummary:
+        """All of it: the lists' shards, rounds that were begun, and one that is asked for."""
+        options, out, plan = self._options, self._out, self._plan
+        rounds = read_record(out / ROUNDS, list[Round]) if (out / ROUNDS).exists() else []
+        self._refuse_strangers(rounds)
+        with open_engine(options.engine, options.workers, options.ray_address) as engine:
+            self._fetch(engine, "acquire/shards", plan.shards(), plan.rows, is_retry=False)
+            was_open = False
+            for number, one in enumerate(rounds, 1):
+                was_open = self._fetch_round(engine, number, one) or was_open
+            if options.retry is not None and not was_open:
+                self._retry(engine, rounds)
+        summary = self._sum.summary(plan.rows, self._image.resize)
+        write_json(out / ACQUIRED, plain(summary))
+        shutil.rmtree(out / STATE / "live", ignore_errors=True)
+        return summary
+
+    def _refuse_strangers(self, rounds: Sequence[Round]) -> None:
+        """RunError where tars lie in the pool that no shard of ours may replace."""
+        end = max([self._plan.num_shards, *(one.shard + 1 for a_round in rounds for one in a_round.shards())])
+        numbers = shard_numbers(self._out)
+        if numbers and numbers[-1] >= end:
+            raise RunError(
+                f"{self._out / 'shards'} holds shard {numbers[-1]:08d}, and these lists have {end:,}: another tool "
+                "filled it, or it is of other lists. Choose another --out"
+            )
+        is_begun = (self._out / STATE / "shards").exists() or (self._out / STATE / "spool").exists()
+        if numbers and not is_begun and not has_statistics(self._out):
+            raise RunError(
+                f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "
+                "*_stats.json): they would be written over. Choose another --out"
+            )
+
+    def _retry(self, engine: Engine, rounds: list[Round]) -> None:
+        causes = retried_causes(self._options.retry or ())
+        numbers = (rows.shard for rows in self._plan.shards())
+        found = plan_round(self._out, causes, numbers, rounds, self._plan.shard_size)
+        if found is None:
+            self._say(f"no row is left that failed by {', '.join(causes)}")
+            return
+        write_json(self._out / ROUNDS, plain([*rounds, found]))
+        self._say(f"{found.rows:,} rows are fetched again, into shards from {found.first_shard:08d} on")
+        self._fetch_round(engine, len(rounds) + 1, found)
+
+    def _fetch_round(self, engine: Engine, number: int, one: Round) -> bool:
+        self._sum.causes -= Counter(one.before)
+        return self._fetch(engine, f"acquire/retry-{number}", one.shards(), one.rows, is_retry=True)
+
+    def _fetch(self, engine: Engine, title: str, shards: Iterator[ShardRows], rows: int, *, is_retry: bool) -> bool:
+        """Fetches what is not there of some shards; returns whether anything was to be done."""
+        kind = SilentRows if self._options.quiet else RowProgress
+        was_open = False
+        self._progress = kind(title, out=self._out, total=rows)
+        with self._progress:
+            while part := list(islice(shards, SHARDS_AT_ONCE)):
+                waiting = [one for one in part if not self._is_there(one, is_retry=is_retry)]
+                pieces = [self._piece(one, is_retry=is_retry) for one in waiting]
+                was_open = was_open or bool(waiting)
+                self._progress.pieces += len(pieces)
+                for number, stats in engine.map(str(self._out), pieces):
+                    self._took(waiting[number], stats, is_retry=is_retry)
+        return was_open
+
+    def _is_there(self, one: ShardRows, *, is_retry: bool) -> bool:
+        """Whether a shard is whole: by its marker, or since another tool made it as it would be made here."""
+        done = read_marker(self._out, self._piece(one, is_retry=is_retry))
+        if done is not None:
+            self._took(one, done, is_retry=is_retry)
+            return True
+        counts = None if is_retry else foreign_shard(self._out, self._metadata, self._plan, one)
+        if counts is None:
+            return False
+        self._sum.add_foreign(counts.count, counts.successes)
+        self._progress.ended_shard(one.count, counts.successes)
+        return True
+
+    def _took(self, one: ShardRows, stats: ShardStats, *, is_retry: bool) -> None:
+        self._sum.add(stats, is_retry=is_retry)
+        self._progress.ended_shard(one.count, stats.successes)
+        spool_path(self._out, one.shard).unlink(missing_ok=True)
+
+    def _piece(self, one: ShardRows, *, is_retry: bool) -> Piece[ShardStats]:
+        """The work of a shard. Its rows of a retry stand below the pool, with keys of their own."""
+        table = str(self._out / one.name if is_retry else self._metadata / one.name)
+        subset = self._options.subset
+        made = fetch_shard.piece(
+            "acquire/shards",
+            f"{one.shard:08d}",
+            inputs=[table, *([absolute(subset)] if subset is not None else [])],
+            outputs=[str(path.relative_to(self._out)) for path in shard_paths(self._out, one.shard)],
+            weight=one.count,
+        )
+        return made(
+            shard=one.shard,
+            table=table,
+            first=one.first,
+            count=one.count,
+            has_keys=is_retry,
+            shard_size=self._plan.shard_size,
+            uid_from="json" if is_retry else self._plan.uid_from,
+            subset=None if subset is None or is_retry else absolute(subset),
+            image=_plain_image(self._image),
+        )

@@ -1,0 +1,134 @@
+"""The rows of a list that one shard has: what is asked for, under which keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import PoolError
+from dcfast.index.metadata import open_metadata
+from dcfast.uids import load_subset, uid_isin, uid_parse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dcfast.storage.parquet import ParquetFile
+
+NEEDED = ("url", "text")
+COLUMNS = ("uid", "url", "text", "face_bboxes", "sha256", "key")
+"""What is read of a list; the last three where it has them."""
+SHARD_DIGITS = 8
+Boxes = npt.NDArray[np.float64]
+
+
+class Row(NamedTuple):
+    """One row of a list.
+
+    Attributes:
+        number: its place in the list's file.   key: of its sample.
+        boxes: of faces, as the list has them; None where it has no such column, or null.
+        sha256: that the list expects; None where it expects none.
+    """
+
+    number: int
+    key: str
+    uid: str | None
+    url: str | None
+    caption: str | None
+    boxes: list[list[float]] | None
+    sha256: str | None
+
+
+def key_of(shard: int, row: int, shard_size: int) -> str:
+    """img2dataset's key of a row of a shard: 12 digits at 10,000 rows a shard."""
+    digits = max(1, math.ceil(math.log10(shard_size)))
+    return f"{shard * 10**digits + row:0{digits + SHARD_DIGITS}d}"
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Where the rows of a shard stand.
+
+    Attributes:
+        table: the list's file.   first, count: rows in it.
+        shard: whose keys the rows have; None: they have their own.
+        subset: file of the uids that are wanted; None for all.
+    """
+
+    table: str
+    first: int
+    count: int
+    shard: int | None
+    shard_size: int
+    uid_from: str
+    subset: str | None
+
+    def read(self) -> tuple[pa.Schema, list[Row]]:
+        """The schema of the columns that were read, and the rows that are wanted, in order.
+
+        Memory: the rows, 1 kB each.   PoolError, CorruptDataError, OSError: the list or the subset cannot be read.
+        """
+        import pyarrow as pa
+
+        with open_metadata(self.table, self.uid_from) as file:
+            columns = [name for name in COLUMNS if name in file.schema.names]
+            batches = list(_batches(file, columns, self.first, self.count))
+            schema = pa.schema([file.schema.field(name) for name in columns])
+        numbers = np.arange(self.first, self.first + self.count)
+        table = pa.Table.from_batches([batch.select(columns) for batch in batches], schema)
+        if len(table) != self.count:
+            raise PoolError(f"{self.table} has no rows {self.first} to {self.first + self.count}: it was changed")
+        if self.subset is not None:
+            uids, valid = uid_parse(table["uid"], errors="mask")
+            wanted = valid & uid_isin(uids, load_subset(self.subset), check=False, threads=1)
+            table, numbers = table.filter(pa.array(wanted)), numbers[wanted]
+        return schema, [
+            self._row(number, values) for number, values in zip(numbers.tolist(), _dicts(table), strict=True)
+        ]
+
+    def _row(self, number: int, values: dict[str, object]) -> Row:
+        key = values.get("key")
+        if self.shard is not None or not isinstance(key, str):
+            key = key_of(self.shard or 0, number - self.first, self.shard_size)
+        boxes = values.get("face_bboxes")
+        return Row(
+            number,
+            key,
+            _text(values.get("uid")),
+            _text(values.get("url")),
+            _text(values.get("text")),
+            boxes if isinstance(boxes, list) else None,
+            _text(values.get("sha256")),
+        )
+
+
+def _dicts(table: pa.Table) -> Iterator[dict[str, object]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
+
+
+def _batches(file: ParquetFile, columns: list[str], first: int, count: int) -> Iterator[pa.RecordBatch]:
+    """The rows from ``first`` on; row groups before and behind are not read."""
+    ends = np.cumsum(file.group_rows)
+    groups = [g for g, end in enumerate(ends) if end > first and end - file.group_rows[g] < first + count]
+    if not groups:
+        return
+    at = int(ends[groups[0]]) - file.group_rows[groups[0]]
+    for batch in file.batches(columns, groups=groups):
+        begin, end = max(first - at, 0), min(first + count - at, len(batch))
+        if begin < end:
+            yield batch.slice(begin, end - begin)
+        at += len(batch)
+        if at >= first + count:
+            return

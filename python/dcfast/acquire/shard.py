@@ -1,0 +1,81 @@
+"""One shard of a list as a piece of work, and the statistics of what became of its rows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from dcfast.acquire.fetching import fetch_rows
+from dcfast.acquire.files import shard_paths, write_shard, write_stats
+from dcfast.acquire.options import ImageOptions, WebOptions
+from dcfast.acquire.rows import RowRange
+from dcfast.acquire.spool import Spool
+from dcfast.acquire.stats import ShardStats, stats_of
+from dcfast.engine.piece import piece
+from dcfast.storage.atomic import write_json
+from dcfast.storage.records import as_record, read_record
+
+STATE = "state/acquire"
+WEB_FILE = f"{STATE}/web.json"
+"""How images are asked for; no part of what a shard is."""
+
+
+def live_path(out: Path, shard: int) -> Path:
+    """Where a shard at work says how far it is."""
+    return out / STATE / "live" / f"{shard:08d}.json"
+
+
+def spool_path(out: Path, shard: int) -> Path:
+    """The journal of a shard at work. It is removed once the shard's marker is there, which stands for it then."""
+    return out / STATE / "spool" / f"{shard:08d}.spool"
+
+
+@piece(version=1)
+def fetch_shard(
+    out: Path,
+    shard: int,
+    table: str,
+    first: int,
+    count: int,
+    has_keys: bool,
+    shard_size: int,
+    uid_from: str,
+    subset: str | None,
+    image: dict[str, object],
+) -> ShardStats:
+    """Fetches the rows of a shard and writes its files.
+
+    Args:
+        table, first, count: the rows, of a parquet file.   has_keys: they have keys of their own.
+        subset: of the uids that are wanted; None for all.   image: ``ImageOptions``.
+    Memory: ``web.Web``, ``DECODERS`` images, and 3 kB a row. Disk: the images twice until the shard is whole.
+    """
+    began = time.time()
+    chosen = as_record(image, ImageOptions, "image options")
+    rows_of = RowRange(table, first, count, None if has_keys else shard, shard_size, uid_from, subset)
+    schema, rows = rows_of.read()
+    identity = json.dumps([table, first, count, has_keys, shard_size, uid_from, subset, image], sort_keys=True)
+    spool = Spool(spool_path(out, shard), hashlib.sha256(identity.encode()).hexdigest())
+    try:
+        left = [row for row in rows if row.number not in spool.fetched]
+        if left:
+            web = as_record(read_record(out / WEB_FILE, dict[str, object]), WebOptions, str(out / WEB_FILE))
+            asyncio.run(fetch_rows(left, len(rows), spool, chosen, web, live_path(out, shard)))
+        write_shard(shard_paths(out, shard), rows, spool, schema, chosen.encode_format)
+        found = [(row, spool.fetched[row.number][0]) for row in rows]
+        stats = stats_of(found, sum(size for _, _, size in spool.fetched.values()))
+    finally:
+        spool.close()
+        live_path(out, shard).unlink(missing_ok=True)
+    own = {"causes": stats.causes, "drifted": stats.drifted, "attempts": stats.attempts}
+    write_stats(shard_paths(out, shard)[2], [one for _, one in found], began, time.time(), own)
+    return stats
+
+
+def web_file(out: Path, options: WebOptions) -> None:
+    """Writes down how images are asked for."""
+    write_json(out / WEB_FILE, asdict(options))

@@ -1,0 +1,72 @@
+"""The statistics of a shard: what became of its rows, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from dcfast.acquire.causes import CAUSES, SUCCESS
+from dcfast.acquire.files import has_drifted
+from dcfast.acquire.rows import Row
+from dcfast.acquire.spool import Fetched
+from dcfast.storage.records import Count, Record
+
+MOST_NAMED = 20
+"""Hosts, and hashes of several rows, that the statistics of a shard name."""
+
+
+class HostStats(Record):
+    """What a host took: rows, those that failed, seconds of all attempts."""
+
+    rows: Count
+    failures: Count
+    seconds: float
+
+
+class ShardStats(Record):
+    """What became of the rows of a shard.
+
+    Attributes:
+        causes: cause -> rows.   drifted: successes whose SHA-256 is not the list's.   expected: those that have one.
+        attempts: requests, redirects aside.   received: bytes that came; written: of images.
+        hosts: those that took longest.   repeated: SHA-256 -> rows of the shard, of those of several URLs.
+    """
+
+    rows: Count
+    successes: Count
+    causes: dict[str, Count]
+    drifted: Count
+    expected: Count
+    attempts: Count
+    received: Count
+    written: Count
+    hosts: dict[str, HostStats]
+    repeated: dict[str, Count]
+
+
+def stats_of(found: Sequence[tuple[Row, Fetched]], written: int) -> ShardStats:
+    """The statistics of rows and what became of them."""
+    from dcfast.acquire.addresses import host_of
+
+    hosts: dict[str, list[float]] = {}
+    for row, fetched in found:
+        host = hosts.setdefault(host_of(row.url), [0, 0, 0.0])
+        host[0] += 1
+        host[1] += fetched.status != SUCCESS
+        host[2] += fetched.seconds
+    longest = sorted(hosts.items(), key=lambda one: (-one[1][2], one[0]))[:MOST_NAMED]
+    hashes = Counter(sha for sha, _ in {(one.sha256, row.url) for row, one in found if one.sha256})
+    causes = Counter(one.cause for _, one in found if one.cause)
+    drift = [has_drifted(row, one) for row, one in found]
+    return ShardStats(
+        rows=len(found),
+        successes=sum(one.status == SUCCESS for _, one in found),
+        causes={name: causes[name] for name in CAUSES if causes[name]},
+        drifted=drift.count(True),
+        expected=len(drift) - drift.count(None),
+        attempts=sum(one.attempts for _, one in found),
+        received=sum(one.size for _, one in found),
+        written=written,
+        hosts={name: HostStats(int(n), int(bad), round(seconds, 3)) for name, (n, bad, seconds) in longest},
+        repeated={sha: many for sha, many in hashes.most_common(MOST_NAMED) if many > 1},
+    )

@@ -1,0 +1,160 @@
+"""What became of all rows of a pool: added up shard by shard, and told as a table of causes."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+
+from dcfast.acquire.causes import CAUSES
+from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats
+from dcfast.storage.records import Count, Record
+
+ACQUIRED = "acquired.json"
+"""Of a pool: ``AcquireSummary``."""
+_MOST_HELD = 20_000
+"""Hosts, and hashes, that are remembered while shards are added up."""
+
+
+class Placeholder(Record):
+    """One SHA-256 that came for several URLs of a shard: most often a server's picture for what is gone.
+
+    ``rows``: at least so many have it; a shard names the 20 that it has most often.
+    """
+
+    sha256: str
+    rows: Count
+
+
+class Host(Record):
+    """A host, and what it took."""
+
+    name: str
+    rows: Count
+    failures: Count
+    seconds: float
+
+
+class AcquireSummary(Record):
+    """What became of the rows of a pool; ``acquired.json``.
+
+    Attributes:
+        rows: asked for.   listed: of all lists, a subset's and others.   successes: with an image.
+        causes: cause -> rows, of those without.   drifted, expected: as of a shard.
+        retried: rows that were fetched again; of them those that came in the end count as successes.
+        foreign: shards of another tool.   resize: ``scaled`` or ``exact``.
+        hosts: those that took longest.   placeholders: SHA-256 that came for several URLs.
+    """
+
+    listed: Count
+    rows: Count
+    successes: Count
+    causes: dict[str, Count]
+    drifted: Count
+    expected: Count
+    attempts: Count
+    received: Count
+    written: Count
+    shards: Count
+    retried: Count
+    foreign: Count
+    resize: str
+    hosts: list[Host]
+    placeholders: list[Placeholder]
+
+    @property
+    def lines(self) -> list[str]:
+        """For people: what came, and a table of why the rest did not."""
+        share = f" ({100 * self.successes / self.rows:.1f}%)" if self.rows else ""
+        found = [
+            f"{self.successes:,} images of {self.rows:,} rows{share} in {self.shards:,} shards; "
+            f"{self.received / 1e6:,.1f} MB came, {self.written / 1e6:,.1f} MB were written, "
+            f"{self.attempts:,} requests"
+        ]
+        if self.causes:
+            width = max(map(len, self.causes))
+            found += ["", f"{'cause':{width}}  {'rows':>12}         "]
+            for name, rows in self.causes.items():
+                share = f"{100 * rows / self.rows:5.1f}%" if self.rows else ""
+                words = CAUSES[name].words if name in CAUSES else "another tool did not say why"
+                found.append(f"{name:{width}}  {rows:12,}  {share}  {words}")
+        if self.expected:
+            found.append(f"{self.drifted:,} of {self.expected:,} images are not the bytes of the list's SHA-256")
+        for one in self.placeholders[:5]:
+            found.append(f"one image came for {one.rows:,} rows and more, a placeholder perhaps: SHA-256 {one.sha256}")
+        return found
+
+
+@dataclass
+class Sum:
+    """Adds up shards. Memory: bounded by ``_MOST_HELD`` hosts and hashes."""
+
+    rows: int = 0
+    successes: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    drifted: int = 0
+    expected: int = 0
+    attempts: int = 0
+    received: int = 0
+    written: int = 0
+    shards: int = 0
+    retried: int = 0
+    foreign: int = 0
+    hosts: dict[str, HostStats] = field(default_factory=dict)
+    repeated: Counter[str] = field(default_factory=Counter)
+
+    def add(self, stats: ShardStats, *, is_retry: bool = False, retried_causes: Counter[str] | None = None) -> None:
+        """A shard; of a retry ``retried_causes`` are those that its rows had before."""
+        self.shards += bool(stats.rows)
+        if is_retry:
+            self.retried += stats.rows
+            self.causes -= retried_causes or Counter()
+        else:
+            self.rows += stats.rows
+        self.successes += stats.successes
+        self.causes += Counter(stats.causes)
+        self.drifted += stats.drifted
+        self.expected += stats.expected
+        self.attempts += stats.attempts
+        self.received += stats.received
+        self.written += stats.written
+        for name, host in stats.hosts.items():
+            had = self.hosts.get(name, HostStats(0, 0, 0.0))
+            self.hosts[name] = HostStats(
+                had.rows + host.rows, had.failures + host.failures, round(had.seconds + host.seconds, 3)
+            )
+        self.repeated.update(stats.repeated)
+        if len(self.hosts) > 2 * _MOST_HELD:
+            self.hosts = dict(heapq.nlargest(_MOST_HELD, self.hosts.items(), key=lambda one: one[1].seconds))
+        if len(self.repeated) > 2 * _MOST_HELD:
+            self.repeated = Counter(dict(self.repeated.most_common(_MOST_HELD)))
+
+    def add_foreign(self, rows: int, successes: int) -> None:
+        """A shard of another tool, which says no causes."""
+        self.rows += rows
+        self.successes += successes
+        self.shards += 1
+        self.foreign += 1
+        if rows > successes:
+            self.causes["foreign"] += rows - successes
+
+    def summary(self, listed: int, resize: str) -> AcquireSummary:
+        """The record of it."""
+        longest = sorted(self.hosts.items(), key=lambda one: (-one[1].seconds, one[0]))[:MOST_NAMED]
+        return AcquireSummary(
+            listed=listed,
+            rows=self.rows,
+            successes=self.successes,
+            causes={name: self.causes[name] for name in (*CAUSES, "foreign") if self.causes[name]},
+            drifted=self.drifted,
+            expected=self.expected,
+            attempts=self.attempts,
+            received=self.received,
+            written=self.written,
+            shards=self.shards,
+            retried=self.retried,
+            foreign=self.foreign,
+            resize=resize,
+            hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
+            placeholders=[Placeholder(sha, rows) for sha, rows in self.repeated.most_common(MOST_NAMED) if rows >= 10],
+        )

@@ -1,0 +1,318 @@
+"""One attempt to get the bytes of a URL: redirects by hand, every limit held, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from dcfast.acquire.addresses import parse_url, refuse_private_literal
+from dcfast.acquire.causes import FetchError
+from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
+from dcfast.acquire.memory import Lanes
+from dcfast.acquire.options import AGENT, WebOptions
+from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
+from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
+
+MOST_REDIRECTS = 10
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+RATE_SECONDS = 5.0
+"""Between two looks at how many bytes a body has brought."""
+_GONE = "HTTP Error"
+_OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
+
+Grow = Callable[[int, asyncio.Timeout], Awaitable[None]]
+"""Takes room for so many bytes of a body."""
+
+
+class Answer(NamedTuple):
+    """The bytes of an image, and where they came from."""
+
+    data: bytes
+    final_url: str
+    http_status: int
+
+
+class Web:
+    """What asks for URLs; opened by ``open_web``. For one event loop.
+
+    Memory: ``Lanes``, the resolver's and robots' bounds, and 64 KiB a connection.
+    """
+
+    def __init__(self, options: WebOptions, session: aiohttp.ClientSession) -> None:
+        self._options = options
+        self._session = session
+        self._proxies = _proxies()
+        self._lanes = Lanes(options.max_bytes)
+        self._robots = Robots(AGENT, self._read_robots) if options.robots else None
+
+    @asynccontextmanager
+    async def fetch(self, text: str | None, slow_down: Callable[[float], None]) -> AsyncIterator[Answer]:
+        """The answer for a URL; its bytes count as held until the block ends.
+
+        Args:
+            slow_down: is told the seconds that the host wants between requests, where it wants any.
+        FetchError: why there is none.
+        """
+        async with self._lanes.taken() as lane:
+            url = parse_url(text)
+            at = [url]
+            try:
+                async with asyncio.timeout(self._options.timeout) as deadline:
+                    yielded = await self._follow(url, at, lane.grow, deadline, slow_down)
+            except TimeoutError:
+                raise FetchError("timeout", "<urlopen error timed out>", final_url=str(at[-1])) from None
+            except FetchError as error:
+                error.final_url = error.final_url or str(at[-1])
+                raise
+            except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
+                raise _failure(error, str(at[-1])) from None
+            yield yielded
+
+    async def _follow(
+        self,
+        url: URL,
+        at: list[URL],
+        grow: Grow,
+        deadline: asyncio.Timeout,
+        slow_down: Callable[[float], None],
+    ) -> Answer:
+        """The answer behind any redirects; ``at`` gets each URL that is asked for."""
+        jar: aiohttp.CookieJar | None = None
+        for _ in range(MOST_REDIRECTS + 1):
+            self._refuse(url)
+            if self._robots is not None and (between := await self._robots.check(url)):
+                slow_down(between)
+            headers = {}
+            if jar is not None and (cookies := jar.filter_cookies(url)):
+                headers["Cookie"] = "; ".join(f"{name}={cookie.coded_value}" for name, cookie in cookies.items())
+            async with self._get(url, headers) as response:
+                if response.status not in REDIRECTS or "Location" not in response.headers:
+                    return await self._answer(response, url, grow, deadline)
+                if response.cookies:
+                    jar = jar if jar is not None else aiohttp.CookieJar(unsafe=True)
+                    jar.update_cookies(response.cookies, url)
+                target = self._target(url, response)
+            url = target
+            at.append(url)
+        raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
+
+    def _refuse(self, url: URL) -> None:
+        if not self._options.allow_private:
+            refuse_private_literal(url)
+
+    def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.client._RequestContextManager:
+        return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
+
+    def _proxy(self, url: URL) -> str | None:
+        """The proxy of the environment for a URL; the .netrc, which has passwords, is never looked at."""
+        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        return None if not proxy or proxy_bypass(url.raw_host or "") else proxy
+
+    @staticmethod
+    def _target(url: URL, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers["Location"]
+        try:
+            # headers are bytes; what is no ASCII in them is UTF-8, as browsers have it
+            location = location.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            return parse_url(str(url.join(URL(location, encoded=True))))
+        except (FetchError, ValueError) as error:
+            message = f"HTTP Error {response.status}: redirected to no URL of http"
+            raise FetchError("redirects", message, http_status=response.status) from error
+
+    async def _answer(
+        self,
+        response: aiohttp.ClientResponse,
+        url: URL,
+        grow: Grow,
+        deadline: asyncio.Timeout,
+    ) -> Answer:
+        _check_status(response)
+        if opts_out(response.headers.getall("X-Robots-Tag", ()), AGENT, self._options.directives):
+            raise FetchError("opt_out", _OPTED_OUT, http_status=response.status)
+        refuse_type(response.headers.get("Content-Type", ""), response.status)
+        if (response.content_length or 0) > self._options.max_bytes:
+            raise _too_large(self._options.max_bytes, response.status)
+        data = await _body(response, self._options, grow, deadline, refuse_first_bytes)
+        refuse_first_bytes(data, whole=True)
+        return Answer(data, str(url), response.status)
+
+    async def _read_robots(self, url: URL) -> tuple[int, bytes]:
+        """The status and text of a robots.txt; redirects are followed, under the limits of any request."""
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                for _ in range(MOST_REDIRECTS // 2 + 1):
+                    self._refuse(url)
+                    async with self._get(url, {}) as response:
+                        if response.status in REDIRECTS and "Location" in response.headers:
+                            target = self._target(url, response)
+                        elif response.status != 200:
+                            return response.status, b""
+                        else:
+                            return 200, await _start_of(response, MOST_ROBOTS_BYTES)
+                    url = target
+        except TimeoutError:
+            raise FetchError("timeout", "<urlopen error timed out>", final_url=str(url)) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _failure(error, str(url)) from None
+        raise FetchError("redirects", "robots.txt: too many redirects", final_url=str(url))
+
+
+def _proxies() -> dict[str, str]:
+    return {name: url for name, url in getproxies().items() if name in ("http", "https", "all")}
+
+
+async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    parts, size = [], 0
+    async for chunk in response.content.iter_any():
+        parts.append(chunk)
+        size += len(chunk)
+        if size >= most:
+            break
+    return b"".join(parts)[:most]
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if 200 <= status < 300 and status != 204:
+        return
+    message = f"{_GONE} {status}: {(response.reason or '')[:100]}"
+    after = _seconds(response.headers.get("Retry-After"))
+    cause = "gone"
+    if status in (401, 403, 407):
+        cause = "refused"
+    elif status == 429 or (status == 503 and after is not None):
+        cause = "throttled"
+    elif status >= 500 or status in (408, 425):
+        cause = "server_error"
+    elif status in REDIRECTS:
+        cause = "redirects"
+    raise FetchError(cause, message, http_status=status, retry_after=after)
+
+
+def _seconds(text: str | None) -> float | None:
+    """``Retry-After``: seconds, or a date; None where it says nothing that is understood."""
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _too_large(most: int, status: int) -> FetchError:
+    return FetchError("too_large", f"more than {most:,} bytes", http_status=status)
+
+
+async def _body(
+    response: aiohttp.ClientResponse,
+    options: WebOptions,
+    grow: Grow,
+    deadline: asyncio.Timeout,
+    look: Callable[[bytes], None],
+) -> bytes:
+    """The body, decompressed; FetchError: too large, too slow, no image by its first bytes."""
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
+    loop = asyncio.get_running_loop()
+    parts: list[bytes] = []
+    size = window = 0
+    looked = False
+    until = loop.time() + RATE_SECONDS
+    while True:
+        try:
+            async with asyncio.timeout_at(until):
+                chunk = await response.content.readany()
+        except TimeoutError:
+            if deadline.expired():
+                raise
+            chunk = None
+        if loop.time() >= until or chunk is None:
+            if window + len(chunk or b"") < options.min_rate * RATE_SECONDS and chunk != b"":
+                raise FetchError(
+                    "too_slow", f"fewer than {options.min_rate:,} bytes a second", http_status=response.status
+                )
+            until, window = loop.time() + RATE_SECONDS, 0
+            if chunk is None:
+                continue
+        if not chunk:
+            break
+        window += len(chunk)
+        piece = chunk if unpack is None else unpack.decompress(chunk, options.max_bytes + 1 - size)
+        size += len(piece)
+        if size > options.max_bytes or (unpack is not None and unpack.unconsumed_tail):
+            raise _too_large(options.max_bytes, response.status)
+        parts.append(piece)
+        if not looked and size >= 16:
+            looked = True
+            look(b"".join(parts[:16]))
+        await grow(max(size, response.content_length or 0), deadline)
+    if unpack is not None and not unpack.eof:
+        raise FetchError("connection", f"its {coding} is cut short", http_status=response.status)
+    return b"".join(parts)
+
+
+def _failure(error: Exception, at: str) -> FetchError:
+    """What an error of aiohttp or of the system means."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, FetchError):
+            return FetchError(inner.cause, inner.message, final_url=at)
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return FetchError("tls", f"<urlopen error {_line(error)}>", final_url=at)
+    if isinstance(error, aiohttp.InvalidURL):
+        return FetchError("invalid_url", _line(error), final_url=at)
+    if isinstance(error, asyncio.TimeoutError):
+        return FetchError("timeout", "<urlopen error timed out>", final_url=at)
+    if isinstance(error, zlib.error):
+        return FetchError("connection", f"its compression is broken: {_line(error)}", final_url=at)
+    return FetchError("connection", f"{type(error).__name__}: {_line(error)}", final_url=at)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@asynccontextmanager
+async def open_web(options: WebOptions) -> AsyncIterator[Web]:
+    """What asks for URLs by these options, until the block ends."""
+    proxies = frozenset(URL(url).raw_host or "" for url in _proxies().values())
+    resolver = PublicResolver(options.nameservers or (), allow_private=options.allow_private, trusted=proxies)
+    connector = aiohttp.TCPConnector(
+        resolver=resolver,
+        limit=0,  # the turns hold the limits
+        ttl_dns_cache=int(REMEMBERED_SECONDS),
+        dns_cache_max_size=20_000,
+        ssl=options.verify_tls,
+        keepalive_timeout=15.0,
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.timeout, sock_read=None),
+        headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+        read_bufsize=1 << 16,
+    )
+    try:
+        async with session:
+            yield Web(options, session)
+    finally:
+        await resolver.close()
