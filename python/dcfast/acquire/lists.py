@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcfast.acquire.options import AcquireOptions
+from dcfast.acquire.plan import footer_hash
 from dcfast.errors import PoolError, RunError
 from dcfast.index.metadata import METADATA, open_metadata
 from dcfast.index.pool import list_parquet
@@ -52,18 +53,13 @@ def _take(source: Path, target: Path, options: AcquireOptions) -> None:
     named.pop("", None)
     renamed = {given: name for given, name in named.items() if given != name}
     if target.exists():
-        if not renamed and not _are_alike(source, target):
+        if not renamed and footer_hash(source) != footer_hash(target):
             raise RunError(f"{target} is another file than {source}: choose another --out, or remove it")
         return
     if renamed:
         _write_renamed(source, target, renamed)
     else:
         link_or_copy(source, target)
-
-
-def _are_alike(source: Path, target: Path) -> bool:
-    ours, theirs = target.stat(), source.stat()
-    return ours.st_size == theirs.st_size
 
 
 def _write_renamed(source: Path, target: Path, renamed: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ other's work."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,20 +14,23 @@ from dcfast.acquire.files import shard_paths
 from dcfast.acquire.rows import NEEDED, RowRange
 from dcfast.errors import PoolError, RunError
 from dcfast.index.metadata import METADATA, column_matches, metadata_schema, open_metadata
+from dcfast.storage.inputs import open_input
 from dcfast.storage.parquet import ParquetFile
 from dcfast.storage.records import Count, Record, read_record
 
 MOST_SHARDS = 10**8
+_FOOTER_BYTES = 64 << 10
 _STATS = re.compile(r"(\d{8,})_stats\.json")
 _TAR = re.compile(r"(\d{8,})\.tar")
 
 
 @dataclass(frozen=True)
 class ListFile:
-    """A parquet file of rows: its name, and how many."""
+    """A parquet file of rows: its name, how many, and a hash of its size and footer, which has each column's bounds."""
 
     name: str
     rows: int
+    check: str
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """What tells these lists from others: names, rows, shard size."""
-        text = "\0".join([*(f"{file.name}\0{file.rows}" for file in self.files), str(self.shard_size), self.uid_from])
+        """What tells these lists from others."""
+        text = "\0".join([*(f"{file.name}\0{file.rows}\0{file.check}" for file in self.files), str(self.shard_size), self.uid_from])
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -91,13 +95,21 @@ def plan_of(folder: Path, names: Sequence[str], shard_size: int) -> Plan:
     files = []
     for name in sorted(names):
         with open_metadata(folder / name) as file:
-            files.append(ListFile(name, file.num_rows))
+            files.append(ListFile(name, file.num_rows, footer_hash(folder / name)))
     plan = Plan(tuple(file for file in files if file.rows), shard_size, uid_from)
     if not plan.files:
         raise PoolError(f"the lists in {folder} have no rows")
     if plan.num_shards > MOST_SHARDS:
         raise PoolError(f"{plan.num_shards:,} shards have no names of 8 digits; give a larger --shard-size")
     return plan
+
+
+def footer_hash(path: Path) -> str:
+    """A hash of what tells a parquet file from others at little cost: its size and its last 64 KiB."""
+    with open_input(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _FOOTER_BYTES))
+        return hashlib.sha256(str(size).encode() + file.read()).hexdigest()
 
 
 def check_list(path: Path) -> str:
