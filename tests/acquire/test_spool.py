@@ -1,0 +1,84 @@
+"""The journal of a shard: what was fetched is there after a kill, whatever of the last record was written."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from dcfast.acquire.causes import SUCCESS
+from dcfast.acquire.spool import Fetched, Spool
+
+IDENTITY = "a" * 64
+
+
+def _filled(path: Path) -> list[int]:
+    """A journal of three rows; where each record ends."""
+    spool, ends = Spool(path, IDENTITY), []
+    for number in range(3):
+        spool.add(Fetched(number, SUCCESS, final_url=f"http://a.de/{number}", width=number), b"image %d" % number * 50)
+        ends.append(path.stat().st_size)
+    spool.close()
+    return ends
+
+
+def test_what_was_put_in_is_there_again(tmp_path: Path) -> None:
+    _filled(tmp_path / "s/1.spool")
+    spool = Spool(tmp_path / "s/1.spool", IDENTITY)
+    assert sorted(spool.fetched) == [0, 1, 2]
+    assert spool.image(1) == b"image 1" * 50
+    assert spool.fetched[2][0] == Fetched(2, SUCCESS, final_url="http://a.de/2", width=2)
+    spool.add(Fetched(7, "failed_to_download", cause="gone"), b"")
+    spool.close()
+    assert sorted(Spool(tmp_path / "s/1.spool", IDENTITY).fetched) == [0, 1, 2, 7]
+
+
+def test_cut_off_anywhere_the_whole_records_count(tmp_path: Path) -> None:
+    path = tmp_path / "1.spool"
+    ends = _filled(path)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 37):
+        path.write_bytes(whole[:size])
+        spool = Spool(path, IDENTITY)
+        assert len(spool.fetched) == sum(end <= size for end in ends)
+        spool.add(Fetched(9, SUCCESS), b"new")
+        spool.close()
+        again = Spool(path, IDENTITY)
+        assert again.image(9) == b"new"
+        again.close()
+
+
+def test_a_byte_that_was_altered_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "1.spool"
+    ends = _filled(path)
+    data = bytearray(path.read_bytes())
+    data[ends[0] + 40] ^= 1
+    path.write_bytes(data)
+    assert sorted(Spool(path, IDENTITY).fetched) == [0]
+
+
+def test_one_of_other_rows_is_begun_anew(tmp_path: Path) -> None:
+    _filled(tmp_path / "1.spool")
+    assert not Spool(tmp_path / "1.spool", "b" * 64).fetched
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "1.spool").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=r"1\.spool") as raised:
+        Spool(tmp_path / "1.spool", IDENTITY)
+    assert raised.value.errno == errno.ELOOP
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "1.spool", IDENTITY)
+
+    class Full:
+        def write(self, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool, "_file", Full())
+    with pytest.raises(OSError, match=r"1\.spool"):
+        spool.add(Fetched(0, SUCCESS), b"x")
+    assert spool.is_broken
