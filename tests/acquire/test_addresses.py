@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dcfast.acquire.addresses import host_of, is_public, parse_url, refuse_private_literal
+from dcfast.acquire.addresses import Allowed, host_of, is_public, parse_url, refuse_literal
 from dcfast.acquire.causes import FetchError
 
 
@@ -57,15 +57,28 @@ def test_a_private_address_is_none_of_the_net(address: str) -> None:
     assert not is_public(address)
 
 
+PUBLIC = ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::"]
+
+
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_one_is(address: str) -> None:
     assert is_public(address)
 
 
 def test_only_literals_are_refused_before_a_lookup() -> None:
-    refuse_private_literal(parse_url("http://a.de/"))
-    refuse_private_literal(parse_url("http://8.8.8.8/"))
+    refuse_literal(parse_url("http://a.de/"), Allowed())
+    refuse_literal(parse_url("http://8.8.8.8/"), Allowed())
     for host in ("10.0.0.1", "[::1]", "[::ffff:10.0.0.1]"):
+        refuse_literal(parse_url(f"http://{host}/"), Allowed(["any"]))
         with pytest.raises(FetchError) as raised:
-            refuse_private_literal(parse_url(f"http://{host}/"))
+            refuse_literal(parse_url(f"http://{host}/"), Allowed())
         assert raised.value.cause == "private_address"
+
+
+def test_networks_that_are_named_may_be_asked_and_no_others() -> None:
+    allowed = Allowed(["10.1.0.0/16", "::1"])
+    assert [address in allowed for address in ("10.1.2.3", "10.2.0.1", "::1", "::2", "8.8.8.8", "x")] == [
+        *(True, False, True, False, True, False)
+    ]
+    with pytest.raises(ValueError, match=r"--allow-private takes networks .*10\.1\.0\.0/99"):
+        Allowed(["10.1.0.0/99"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from yarl import URL
@@ -74,14 +75,39 @@ def _is_public(address: Address) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
-def refuse_private_literal(url: URL) -> None:
-    """FetchError (private_address) where a URL's host is written as an address that is not public."""
+class Allowed:
+    """The addresses that may be asked: those of the public net, and networks that are named.
+
+    Args:
+        networks: ``10.1.0.0/16``, ``fd00::/8``, one address, or ``any``.
+    Raises ValueError: one is none of these.
+    """
+
+    def __init__(self, networks: Sequence[str] = ()) -> None:
+        self._any = "any" in networks
+        try:
+            self._networks = [ipaddress.ip_network(text) for text in networks if text != "any"]
+        except ValueError as error:
+            raise ValueError(f"--allow-private takes networks (10.1.0.0/16), addresses, or any: {error}") from None
+
+    def __contains__(self, address: str) -> bool:
+        if self._any or is_public(address):
+            return True
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks if network.version == parsed.version)
+
+
+def refuse_literal(url: URL, allowed: Allowed) -> None:
+    """FetchError (private_address) where a URL's host is written as an address that may not be asked."""
     host = url.raw_host or ""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return  # a name: the resolver looks at what it stands for
-    if not is_public(host):
+    if host not in allowed:
         raise FetchError("private_address", f"{host} is not a public address", final_url=str(url))
 
 

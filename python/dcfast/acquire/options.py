@@ -26,6 +26,14 @@ def contact_of(text: str) -> str:
     return text
 
 
+def networks_of(words: list[str]) -> list[str]:
+    """Networks that may be asked. ValueError: one is none."""
+    from dcfast.acquire.addresses import Allowed
+
+    Allowed(words)
+    return list(words)
+
+
 @dataclass(frozen=True)
 class WebOptions:
     """How URLs are asked for: what changes no byte of an image that is got."""
@@ -59,8 +67,11 @@ class WebOptions:
     nameservers: list[str] | None = option(
         None, "resolvers to ask, ADDRESS or ADDRESS:PORT", metavar="ADDRESS", usual="the system's", gather=list
     )
-    allow_private: bool = option(
-        False, "also fetch from private addresses: for servers of your own, never for a stranger's list"
+    allow_private: list[str] | None = option(
+        None,
+        "private networks or addresses that may be asked, or any: for servers of your own, never for a stranger's list",
+        metavar="NETWORK",
+        gather=networks_of,
     )
     verify_tls: bool = option(True, "take certificates that cannot be verified", flags=("--no-verify-tls",))
 

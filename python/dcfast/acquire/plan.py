@@ -76,7 +76,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """What tells these lists from others."""
-        text = "\0".join([*(f"{file.name}\0{file.rows}\0{file.check}" for file in self.files), str(self.shard_size), self.uid_from])
+        text = "\0".join(
+            [*(f"{file.name}\0{file.rows}\0{file.check}" for file in self.files), str(self.shard_size), self.uid_from]
+        )
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 

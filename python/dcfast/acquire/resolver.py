@@ -12,7 +12,7 @@ import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from dcfast.acquire.addresses import is_public
+from dcfast.acquire.addresses import Allowed
 from dcfast.acquire.causes import FetchError
 
 MOST_LOOKUPS = 64
@@ -29,19 +29,20 @@ class PublicResolver(AbstractResolver):
 
     Args:
         nameservers: ``ADDRESS`` or ``ADDRESS:PORT``; none: those of the system.
-        allow_private: also gives addresses that are not public.   trusted: names that may have such, as a proxy's.
+        allowed: other addresses are not given; None: those of the public net alone.
+        trusted: names that may have such, as a proxy's.
     What it raises is FetchError: ``dns_not_found``, ``dns_temporary``, or ``private_address`` where a name has no
     public address. Memory: 20,000 names.
     """
 
     def __init__(
-        self, nameservers: Sequence[str] = (), *, allow_private: bool = False, trusted: Set[str] = frozenset()
+        self, nameservers: Sequence[str] = (), *, allowed: Allowed | None = None, trusted: Set[str] = frozenset()
     ) -> None:
         servers, port = _servers(nameservers)
         self._resolver = aiodns.DNSResolver(
             servers or None, timeout=_ANSWER_SECONDS, tries=_TRIES, udp_port=port, tcp_port=port
         )
-        self._allow_private, self._trusted = allow_private, trusted
+        self._allowed, self._trusted = allowed or Allowed(), trusted
         self._known: dict[str, tuple[float, list[tuple[str, int]] | FetchError]] = {}
         self._asked: dict[str, asyncio.Future[list[tuple[str, int]]]] = {}
         self._at_once = MOST_LOOKUPS
@@ -89,8 +90,8 @@ class PublicResolver(AbstractResolver):
         try:
             answer = await self._resolver.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
             found = [(_text(node.addr[0]), int(node.family)) for node in answer.nodes]
-            takes_any = self._allow_private or host in self._trusted
-            addresses = [one for one in dict.fromkeys(found) if takes_any or is_public(one[0])]
+            takes_any = host in self._trusted
+            addresses = [one for one in dict.fromkeys(found) if takes_any or one[0] in self._allowed]
             if not addresses:
                 raise FetchError("private_address", f"{host} stands for {found[0][0] if found else 'no address'}")
             self._at_once = min(MOST_LOOKUPS, self._at_once + 1)

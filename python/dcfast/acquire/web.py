@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from dcfast.acquire.addresses import parse_url, refuse_private_literal
+from dcfast.acquire.addresses import Allowed, parse_url, refuse_literal
 from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
@@ -24,7 +24,7 @@ from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 MOST_REDIRECTS = 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 RATE_SECONDS = 5.0
-"""Between two looks at how many bytes a body has brought."""
+"""Between two looks at how many bytes a body has brought; half of the deadline where that is shorter."""
 _GONE = "HTTP Error"
 _OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
@@ -51,6 +51,7 @@ class Web:
         self._options = options
         self._session = session
         self._proxies = _proxies()
+        self._allowed = Allowed(options.allow_private or ())
         self._lanes = Lanes(options.max_bytes)
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
 
@@ -73,7 +74,7 @@ class Web:
             except FetchError as error:
                 error.final_url = error.final_url or str(at[-1])
                 raise
-            except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
+            except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
                 raise _failure(error, str(at[-1])) from None
             yield yielded
 
@@ -106,8 +107,7 @@ class Web:
         raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
 
     def _refuse(self, url: URL) -> None:
-        if not self._options.allow_private:
-            refuse_private_literal(url)
+        refuse_literal(url, self._allowed)
 
     def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.client._RequestContextManager:
         return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
@@ -182,12 +182,12 @@ async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 def _check_status(response: aiohttp.ClientResponse) -> None:
     status = response.status
-    if 200 <= status < 300 and status != 204:
+    if 200 <= status < 300:
         return
     message = f"{_GONE} {status}: {(response.reason or '')[:100]}"
     after = _seconds(response.headers.get("Retry-After"))
     cause = "gone"
-    if status in (401, 403, 407):
+    if status in (401, 403, 407) or status >= 600:  # as some answer whom they take for a machine
         cause = "refused"
     elif status == 429 or (status == 503 and after is not None):
         cause = "throttled"
@@ -234,7 +234,8 @@ async def _body(
     parts: list[bytes] = []
     size = window = 0
     looked = False
-    until = loop.time() + RATE_SECONDS
+    between = min(RATE_SECONDS, options.timeout / 2)
+    until = loop.time() + between
     while True:
         try:
             async with asyncio.timeout_at(until):
@@ -244,11 +245,11 @@ async def _body(
                 raise
             chunk = None
         if loop.time() >= until or chunk is None:
-            if window + len(chunk or b"") < options.min_rate * RATE_SECONDS and chunk != b"":
+            if window + len(chunk or b"") < options.min_rate * between and chunk != b"":
                 raise FetchError(
                     "too_slow", f"fewer than {options.min_rate:,} bytes a second", http_status=response.status
                 )
-            until, window = loop.time() + RATE_SECONDS, 0
+            until, window = loop.time() + between, 0
             if chunk is None:
                 continue
         if not chunk:
@@ -294,7 +295,7 @@ def _line(error: BaseException) -> str:
 async def open_web(options: WebOptions) -> AsyncIterator[Web]:
     """What asks for URLs by these options, until the block ends."""
     proxies = frozenset(URL(url).raw_host or "" for url in _proxies().values())
-    resolver = PublicResolver(options.nameservers or (), allow_private=options.allow_private, trusted=proxies)
+    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=proxies)
     connector = aiohttp.TCPConnector(
         resolver=resolver,
         limit=0,  # the turns hold the limits
