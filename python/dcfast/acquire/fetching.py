@@ -16,11 +16,12 @@ from dcfast.acquire.members import make_member
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
+from dcfast.acquire.stats import Live
 from dcfast.acquire.turns import Turns
 from dcfast.acquire.web import Web, open_web
 from dcfast.errors import first_line
 from dcfast.storage.atomic import write_json
-from dcfast.storage.records import Count, Record, plain, replaced
+from dcfast.storage.records import plain, replaced
 
 LIVE_SECONDS = 2.0
 DECODERS = 2
@@ -29,15 +30,6 @@ _CONNECTION = ("timeout", "connection", "dns_temporary", "dns_not_found", "tls")
 """Causes that say that a host is not to be reached, rather than that it refuses one of its images."""
 _MOST_DOUBLINGS = 6
 """Of the pause between attempts."""
-
-
-class Live(Record):
-    """How far a shard at work is: rows that are done, those that succeeded, and the hosts that others wait for."""
-
-    rows: Count
-    done: Count
-    successes: Count
-    waiting: dict[str, Count]
 
 
 async def fetch_rows(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dcfast import __version__
 from dcfast.engine import ENGINES
 from dcfast.process.options import option
 from dcfast.storage.paths import path_argument
@@ -36,7 +37,10 @@ def networks_of(words: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class WebOptions:
-    """How URLs are asked for: what changes no byte of an image that is got."""
+    """How URLs are asked for: what changes no byte of an image that is got.
+
+    Example: ``WebOptions(contact="me@example.org").user_agent.endswith("(+me@example.org)")``
+    """
 
     timeout: float = option(10.0, "deadline of a request, redirects and body included", metavar="S", least=0.1)
     min_rate: int = option(2048, "bytes a second that a body must bring, looked at every 5 seconds", least=0)
@@ -78,8 +82,6 @@ class WebOptions:
     @property
     def user_agent(self) -> str:
         """What servers are told."""
-        from dcfast import __version__
-
         return f"{AGENT}/{__version__}" + (f" (+{self.contact})" if self.contact else "")
 
     @property
@@ -89,8 +91,6 @@ class WebOptions:
 
     def divided(self, workers: int) -> WebOptions:
         """The share of one of so many workers in the limits of a host."""
-        from dataclasses import replace
-
         return replace(
             self,
             host_connections=max(1, self.host_connections // workers),
@@ -100,7 +100,10 @@ class WebOptions:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What is made of the bytes of an image: all of it is part of what a pool is."""
+    """What is made of the bytes of an image: all of it is part of what a pool is.
+
+    Example: ``ImageOptions(image_size=256, blur=False)``
+    """
 
     image_size: int = option(512, "pixels of a side, see --resize-mode", least=1, most=65_500)
     resize_mode: str = option("keep_ratio_largest", "as img2dataset's", choices=RESIZE_MODES)
@@ -121,7 +124,10 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class AcquireOptions:
-    """What is acquired, and where to."""
+    """What is acquired, and where to.
+
+    Example: ``AcquireOptions(out="pool", scale="small")``
+    """
 
     out: str = option("", "the pool that is made", metavar="POOL", parse=path_argument, required=True)
     scale: str | None = option(None, "of DataComp: its metadata comes from the hub", choices=ACQUIRED_SCALES)
@@ -134,7 +140,10 @@ class AcquireOptions:
     url_column: str = option("", "of --urls", usual="url or URL")
     caption_column: str = option("", "of --urls", usual="text, caption or TEXT")
     subset: str | None = option(
-        None, "subset file: the images of these uids alone, under the keys of the full pool", parse=path_argument
+        None,
+        "subset file: the images of these uids alone, under the keys of the full pool",
+        metavar="FILE",
+        parse=path_argument,
     )
     npz: bool = option(False, "the embeddings too, 25 times the size of the metadata")
     images: bool = option(True, "metadata alone", flags=("--no-images",))

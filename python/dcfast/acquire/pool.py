@@ -64,6 +64,11 @@ def acquire_pool(
         MissingDependencyError: see ``dcfast[acquire]``.
     After a kill at any moment the same call goes on; the bytes of tars and sidecars depend on the servers' answers
     alone. Memory: 250 MB a worker, 300 bytes a list; 8 bytes a row of earlier ``--retry`` while another is planned.
+
+    Example::
+
+        summary = acquire_pool(AcquireOptions(out="new", urls="list.parquet"), WebOptions(contact="me@example.org"))
+        print("\\n".join(summary.lines))
     """
     web, image = web or WebOptions(), image or ImageOptions()
     for values in (options, web, image):

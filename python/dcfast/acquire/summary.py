@@ -44,6 +44,7 @@ class AcquireSummary(Record):
         retried: rows that were fetched again; of them those that came in the end count as successes.
         foreign: shards of another tool.   resize: ``scaled`` or ``exact``.
         hosts: those that took longest.   placeholders: SHA-256 that came for several URLs.
+    Example: ``acquire_pool(AcquireOptions(out="new", urls="list.parquet")).causes == {"invalid_url": 1}``
     """
 
     listed: Count

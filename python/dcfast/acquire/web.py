@@ -7,6 +7,8 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
@@ -205,9 +207,6 @@ def _seconds(text: str | None) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:9])
-    from datetime import UTC, datetime
-    from email.utils import parsedate_to_datetime
-
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
