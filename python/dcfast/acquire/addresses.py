@@ -113,9 +113,14 @@ def refuse_literal(url: URL, allowed: Allowed) -> None:
         raise FetchError("private_address", f"{host} is not a public address", final_url=str(url))
 
 
+def place_of(url: URL) -> str:
+    """Host and port of a URL, by which rows take turns."""
+    return url.raw_authority.rpartition("@")[2]
+
+
 def host_of(text: str | None) -> str:
-    """Host and port of a URL, by which its rows take turns; empty where it has none."""
+    """``place_of`` a list's URL; empty where it is none."""
     try:
-        return parse_url(text).raw_authority.rpartition("@")[2]
+        return place_of(parse_url(text))
     except FetchError:
         return ""

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
-from dcfast.acquire.addresses import Allowed, parse_url, refuse_literal
+from dcfast.acquire.addresses import Allowed, parse_url, place_of, refuse_literal
 from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
@@ -33,6 +33,16 @@ _COMPRESSED = ("gzip", "x-gzip", "deflate")
 
 Grow = Callable[[int, asyncio.Timeout], Awaitable[None]]
 """Takes room for so many bytes of a body."""
+
+
+class Hosts(Protocol):
+    """What is known of hosts, ``Turns`` say."""
+
+    def pause(self, host: str, seconds: float) -> None:
+        """No request to a host for some time."""
+
+    def is_down(self, host: str) -> bool:
+        """Whether it is not to be asked."""
 
 
 class Answer(NamedTuple):
@@ -58,11 +68,11 @@ class Web:
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
 
     @asynccontextmanager
-    async def fetch(self, text: str | None, slow_down: Callable[[float], None]) -> AsyncIterator[Answer]:
+    async def fetch(self, text: str | None, hosts: Hosts) -> AsyncIterator[Answer]:
         """The answer for a URL; its bytes count as held until the block ends.
 
         Args:
-            slow_down: is told the seconds that the host wants between requests, where it wants any.
+            hosts: are paused where they want time between requests; redirects to those that are down are not followed.
         FetchError: why there is none.
         """
         async with self._lanes.taken() as lane:
@@ -70,7 +80,7 @@ class Web:
             at = [url]
             try:
                 async with asyncio.timeout(self._options.timeout) as deadline:
-                    yielded = await self._follow(url, at, lane.grow, deadline, slow_down)
+                    yielded = await self._follow(url, at, lane.grow, deadline, hosts)
             except TimeoutError:
                 raise FetchError("timeout", "<urlopen error timed out>", final_url=str(at[-1])) from None
             except FetchError as error:
@@ -86,14 +96,15 @@ class Web:
         at: list[URL],
         grow: Grow,
         deadline: asyncio.Timeout,
-        slow_down: Callable[[float], None],
+        hosts: Hosts,
     ) -> Answer:
         """The answer behind any redirects; ``at`` gets each URL that is asked for."""
         jar: aiohttp.CookieJar | None = None
         for _ in range(MOST_REDIRECTS + 1):
             self._refuse(url)
             if self._robots is not None and (between := await self._robots.check(url)):
-                slow_down(between)
+                for one in {place_of(at[0]), place_of(url)}:
+                    hosts.pause(one, between)
             headers = {}
             if jar is not None and (cookies := jar.filter_cookies(url)):
                 headers["Cookie"] = "; ".join(f"{name}={cookie.coded_value}" for name, cookie in cookies.items())
@@ -106,6 +117,8 @@ class Web:
                 target = self._target(url, response)
             url = target
             at.append(url)
+            if hosts.is_down(place_of(url)):
+                raise FetchError("host_down", f"redirected to {place_of(url)}, which failed many times in a row")
         raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
 
     def _refuse(self, url: URL) -> None:
