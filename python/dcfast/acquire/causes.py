@@ -67,6 +67,7 @@ class FetchError(Exception):
     def __init__(
         self, cause: str, message: str, *, http_status: int = 0, final_url: str = "", retry_after: float | None = None
     ) -> None:
+        message = message.encode("utf-8", "backslashreplace").decode()  # servers put any bytes into their headers
         super().__init__(message)
         self.cause = cause
         self.message = message
