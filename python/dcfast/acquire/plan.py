@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcfast.acquire.files import shard_paths
 from dcfast.acquire.rows import NEEDED, RowRange
@@ -17,6 +18,9 @@ from dcfast.index.metadata import METADATA, column_matches, metadata_schema, ope
 from dcfast.storage.inputs import open_input
 from dcfast.storage.parquet import ParquetFile
 from dcfast.storage.records import Count, Record, read_record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
@@ -131,6 +135,19 @@ def _check_columns(path: Path, file: ParquetFile) -> None:
         if names.count(name) != 1 or not column_matches("text", file.schema.field(name).type):
             had = f"it is {file.schema.field(name).type}" if names.count(name) == 1 else f"it has {', '.join(names)}"
             raise PoolError(f"{METADATA.name} {path}: expected a column {name} of strings ({option} names it); {had}")
+    boxes = [file.schema.field(i).type for i in file.schema.get_all_field_indices("face_bboxes")]
+    if len(boxes) > 1 or any(not _may_have_boxes(kind) for kind in boxes):
+        had = ", ".join(map(str, boxes))
+        raise PoolError(
+            f"{METADATA.name} {path}: expected one column face_bboxes, lists of boxes (x0, y0, x1, y1 in 0 to 1); got "
+            f"{had}: nothing would be blurred. Write it so, or leave it out"
+        )
+
+
+def _may_have_boxes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_null(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 class ForeignStats(Record):
