@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from acquisitions import acquire, causes, outcomes, web_of, write_list
-from dcfast.acquire import AcquireSummary, ImageOptions
+from acquisitions import acquire, outcomes, web_of, write_list
+from dcfast.acquire import AcquireSummary
 from hostile_catalogue import CATALOGUE
 from hostile_urls import BAD_URLS, ODD_URLS, PRIVATE_URLS
 from hostile_web import HostileWeb, hostile_web

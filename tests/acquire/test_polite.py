@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +30,14 @@ def came(web: HostileWeb, host: str) -> list[Request]:
 
 
 def gaps(requests: list[Request]) -> list[float]:
-    return [after.at - before.at for before, after in zip(requests, requests[1:], strict=False)]
+    return [after.at - before.at for before, after in itertools.pairwise(requests)]
 
 
 def test_connections_to_a_host_are_few_and_kept(web: HostileWeb, tmp_path: Path) -> None:
     before = web.connections
-    acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", files(web, "kept", 40)), web_of(web, host_connections=3))
+    acquire(
+        tmp_path / "pool", write_list(tmp_path / "l.parquet", files(web, "kept", 40)), web_of(web, host_connections=3)
+    )
     assert len(came(web, "kept")) == 40
     assert web.connections - before <= 4
     assert web.most_at_once["kept.hostile.test"] <= 3
@@ -74,7 +77,9 @@ def test_a_host_that_asks_for_patience_is_not_asked_meanwhile(web: HostileWeb, t
 
 def test_a_crawl_delay_is_kept(web: HostileWeb, tmp_path: Path) -> None:
     web.robots["crawl.hostile.test"] = "User-agent: dcfast\nCrawl-delay: 0.3\n"
-    acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", files(web, "crawl", 4)), web_of(web, host_connections=1))
+    acquire(
+        tmp_path / "pool", write_list(tmp_path / "l.parquet", files(web, "crawl", 4)), web_of(web, host_connections=1)
+    )
     assert len(came(web, "crawl")) == 4
     assert sum(gaps(came(web, "crawl"))) >= 0.89
 
@@ -141,5 +146,12 @@ def test_an_answer_that_changes_leads_to_no_private_address(
     urls += [web.url("http10", f"n={n}", host="mixed.hostile.test") for n in range(3)]
     options = web_of(web, host_connections=1, robots=False)
     acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", urls), options)
-    assert [row["cause"] for row in outcomes(tmp_path / "pool")] == ["", "private_address", "private_address", "", "", ""]
+    assert [row["cause"] for row in outcomes(tmp_path / "pool")] == [
+        "",
+        "private_address",
+        "private_address",
+        "",
+        "",
+        "",
+    ]
     assert web.dns.queries("rebind.hostile.test") >= 4

@@ -23,7 +23,9 @@ def write_list(path: Path, urls: Sequence[str | None], first: int = 0, **columns
     usual = {"uid": [uid_of(n) for n in numbers], "url": list(urls), "text": [f"{CAPTION} {n}" for n in numbers]}
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {name: values for name, values in {**usual, **columns}.items() if values}
-    pq.write_table(pa.table({**found, "url": pa.array(found.pop("url"), pa.string())} if "url" in found else found), path)
+    pq.write_table(
+        pa.table({**found, "url": pa.array(found.pop("url"), pa.string())} if "url" in found else found), path
+    )
     return path
 
 

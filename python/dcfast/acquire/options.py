@@ -17,6 +17,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 """Of ``X-Robots-Tag``, those that forbid the use of an image, as img2dataset has them."""
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = ("jpg", "png", "webp")
+QUALITY, COMPRESSION, MOST_COMPRESSION = 95, 6, 9
 _CONTACT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,199}")
 
 
@@ -109,7 +110,13 @@ class ImageOptions:
     resize_mode: str = option("keep_ratio_largest", "as img2dataset's", choices=RESIZE_MODES)
     enlarge: bool = option(False, "also enlarge images that are smaller")
     encode_format: str = option("jpg", "of the members", choices=ENCODE_FORMATS)
-    quality: int = option(95, "of jpg and webp; compression of png, 0 to 9", least=0, most=100)
+    quality: int | None = option(
+        None,
+        "of jpg and webp; of png its compression, 0 to 9",
+        least=0,
+        most=100,
+        usual=f"{QUALITY}, of png {COMPRESSION}",
+    )
     resize: str = option(
         "scaled",
         "scaled: JPEGs are decoded at a fraction of their size where that is enough; exact: pixel for pixel what "
@@ -120,6 +127,17 @@ class ImageOptions:
     min_image_size: int = option(0, "pixels of the shorter side that an image must have", least=0)
     max_aspect_ratio: float = option(0.0, "of longer to shorter side; 0 for no limit", least=0)
     verify_sha256: bool = option(False, "refuse an image whose SHA-256 is not the list's; else drift is written down")
+
+    @property
+    def encoder_quality(self) -> int:
+        """``quality``, or what is usual of the format."""
+        usual = COMPRESSION if self.encode_format == "png" else QUALITY
+        return usual if self.quality is None else self.quality
+
+    def check(self) -> None:
+        """ValueError: options that do not go together."""
+        if self.encode_format == "png" and self.encoder_quality > MOST_COMPRESSION:
+            raise ValueError(f"--quality of png is its compression, 0 to {MOST_COMPRESSION}; got {self.quality}")
 
 
 @dataclass(frozen=True)

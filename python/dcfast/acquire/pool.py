@@ -73,7 +73,7 @@ def acquire_pool(
     web, image = web or WebOptions(), image or ImageOptions()
     for values in (options, web, image):
         check_options(values)
-    _check(options)
+    _check(options, image)
     out = Path(absolute(options.out))
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
@@ -90,7 +90,7 @@ def acquire_pool(
         return _Acquisition(options, image, out, metadata, plan, say).do()
 
 
-def _check(options: AcquireOptions) -> None:
+def _check(options: AcquireOptions, image: ImageOptions) -> None:
     """What can be said before any work."""
     if (options.scale is None) == (options.urls is None):
         raise ValueError("expected one of --scale and --urls: a scale of DataComp, or lists of your own")
@@ -98,6 +98,7 @@ def _check(options: AcquireOptions) -> None:
         require_library(name, "dcfast acquire", HOW)
     if options.subset is not None:
         load_subset(options.subset)  # SubsetError before hours of work
+    image.check()
     if options.retry is not None:
         retried_causes(options.retry)
     if options.npz and options.scale is None:
