@@ -13,6 +13,7 @@ from dcfast.acquire.files import shard_paths
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, web_file
 from dcfast.acquire.stats import ShardStats
@@ -94,8 +95,10 @@ def _check(options: AcquireOptions, image: ImageOptions) -> None:
     """What can be said before any work."""
     if (options.scale is None) == (options.urls is None):
         raise ValueError("expected one of --scale and --urls: a scale of DataComp, or lists of your own")
-    for name in _LIBRARIES if options.images else ():
-        require_library(name, "dcfast acquire", HOW)
+    if options.images:
+        for name in _LIBRARIES:
+            require_library(name, "dcfast acquire", HOW)
+        proxies()  # one that cannot be asked
     if options.subset is not None:
         load_subset(options.subset)  # SubsetError before hours of work
     image.check()

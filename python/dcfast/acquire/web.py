@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Protocol
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -20,6 +20,7 @@ from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
+from dcfast.acquire.proxies import proxies
 from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
@@ -62,7 +63,7 @@ class Web:
     def __init__(self, options: WebOptions, session: aiohttp.ClientSession) -> None:
         self._options = options
         self._session = session
-        self._proxies = _proxies()
+        self._proxies = proxies()
         self._allowed = Allowed(options.allow_private or ())
         self._lanes = Lanes(options.max_bytes)
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
@@ -128,8 +129,7 @@ class Web:
         return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
 
     def _proxy(self, url: URL) -> str | None:
-        """The proxy of the environment for a URL; the .netrc, which has passwords, is never looked at."""
-        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        proxy = self._proxies.get(url.scheme)
         return None if not proxy or proxy_bypass(url.raw_host or "") else proxy
 
     @staticmethod
@@ -179,10 +179,6 @@ class Web:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failure(error, str(url)) from None
         raise FetchError("redirects", "robots.txt: too many redirects", final_url=str(url))
-
-
-def _proxies() -> dict[str, str]:
-    return {name: url for name, url in getproxies().items() if name in ("http", "https", "all")}
 
 
 async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
@@ -306,8 +302,8 @@ def _line(error: BaseException) -> str:
 @asynccontextmanager
 async def open_web(options: WebOptions) -> AsyncIterator[Web]:
     """What asks for URLs by these options, until the block ends."""
-    proxies = frozenset(URL(url).raw_host or "" for url in _proxies().values())
-    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=proxies)
+    trusted = frozenset(URL(url).raw_host or "" for url in proxies().values())
+    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=trusted)
     connector = aiohttp.TCPConnector(
         resolver=resolver,
         limit=0,  # the turns hold the limits
