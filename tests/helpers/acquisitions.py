@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +15,20 @@ from pool_builder import uid_of
 CAPTION = "a drawing of row"
 
 
-def write_list(path: Path, urls: Sequence[str | None], first: int = 0, **columns: list[Any]) -> Path:
+def write_list(path: Path, urls: Sequence[str | None], first: int = 0, **columns: Any) -> Path:
     """A list whose rows have the uids of ``first`` and on; ``columns`` come to url, text and uid, or replace them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     numbers = range(first, first + len(urls))
-    usual = {"uid": [uid_of(n) for n in numbers], "url": list(urls), "text": [f"{CAPTION} {n}" for n in numbers]}
+    usual = {
+        "uid": [uid_of(n) for n in numbers],
+        "url": pa.array(urls, pa.string()),
+        "text": [f"{CAPTION} {n}" for n in numbers],
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {name: values for name, values in {**usual, **columns}.items() if values}
-    pq.write_table(
-        pa.table({**found, "url": pa.array(found.pop("url"), pa.string())} if "url" in found else found), path
-    )
+    found = {name: values for name, values in {**usual, **columns}.items() if len(values)}
+    pq.write_table(pa.table(found), path)
     return path
 
 
@@ -63,3 +66,9 @@ def outcomes(out: Path) -> list[dict[str, Any]]:
 def causes(out: Path) -> Counter[str]:
     """Cause -> rows, "" for those that succeeded."""
     return Counter(row["cause"] for row in outcomes(out))
+
+
+def made(out: Path) -> dict[str, str]:
+    """Name -> hash of the tars and sidecars of a pool, which depend on nothing but what servers answered."""
+    paths = [*(out / "shards").glob("*.tar"), *(out / "shards").glob("*.parquet")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}

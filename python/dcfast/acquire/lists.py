@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcfast.acquire.options import AcquireOptions
-from dcfast.acquire.plan import check_list, footer_hash
+from dcfast.acquire.plan import check_lists, footer_hash
 from dcfast.errors import PoolError, RunError
 from dcfast.index.metadata import METADATA, open_metadata
 from dcfast.index.pool import list_parquet
@@ -42,8 +42,8 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
     strangers = [name for name in list_parquet(folder) if name not in names]
     if strangers:
         raise RunError(f"{folder} holds {strangers[0]}, which --urls {given} does not: choose another --out")
-    for name in names if not _renamed(options) else ():
-        check_list(source / name)  # before one lies in the pool
+    if not _renamed(options):
+        check_lists(source, names)  # before one of them lies in the pool
     for name in names:
         _take(source / name, folder / name, options)
     return folder

@@ -91,13 +91,7 @@ def plan_of(folder: Path, names: Sequence[str], shard_size: int) -> Plan:
 
     PoolError: there are none, one lacks a column, their uids are not of one kind.   Cost: a footer a list.
     """
-    if not names:
-        raise PoolError(f"{folder} has no *.parquet; expected lists of URLs")
-    rules = {name: check_list(folder / name) for name in names}
-    if len(set(rules.values())) > 1:
-        without = next(name for name, rule in rules.items() if rule == "url")
-        raise PoolError(f"{folder / without} has no column uid, but others have; give all of them one, or none")
-    uid_from = next(iter(rules.values()))
+    uid_from = check_lists(folder, names)
     files = []
     for name in sorted(names):
         with open_metadata(folder / name) as file:
@@ -118,8 +112,18 @@ def footer_hash(path: Path) -> str:
         return hashlib.sha256(str(size).encode() + file.read()).hexdigest()
 
 
-def check_list(path: Path) -> str:
-    """The rule of a list's uids: json where it has them, url where it has none. PoolError: it lacks a column."""
+def check_lists(folder: Path, names: Sequence[str]) -> str:
+    """The rule of the uids of lists: json where they have them, url where none has. PoolError: as ``plan_of``."""
+    if not names:
+        raise PoolError(f"{folder} has no *.parquet; expected lists of URLs")
+    rules = {name: _check_list(folder / name) for name in names}
+    if len(set(rules.values())) > 1:
+        without = next(name for name, rule in rules.items() if rule == "url")
+        raise PoolError(f"{folder / without} has no column uid, but others have; give all of them one, or none")
+    return next(iter(rules.values()))
+
+
+def _check_list(path: Path) -> str:
     with open_metadata(path) as file:
         _check_columns(path, file)
         if "uid" not in file.schema.names:

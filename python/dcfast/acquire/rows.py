@@ -92,8 +92,8 @@ class RowRange:
         ]
 
     def _row(self, number: int, values: dict[str, object]) -> Row:
-        key = values.get("key")
-        if self.shard is not None or not isinstance(key, str):
+        key = _text(values.get("key"))
+        if self.shard is not None or key is None:
             key = key_of(self.shard or 0, number - self.first, self.shard_size)
         boxes = values.get("face_bboxes")
         return Row(
