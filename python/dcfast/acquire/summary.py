@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from dcfast.acquire.causes import CAUSES
-from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats
+from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats, most_often
 from dcfast.storage.records import Count, Record
 
 ACQUIRED = "acquired.json"
@@ -157,5 +157,5 @@ class Sum:
             foreign=self.foreign,
             resize=resize,
             hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
-            placeholders=[Placeholder(sha, rows) for sha, rows in self.repeated.most_common(MOST_NAMED) if rows >= 10],
+            placeholders=[Placeholder(sha, rows) for sha, rows in most_often(self.repeated) if rows >= 10],
         )
