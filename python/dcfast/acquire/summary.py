@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dcfast.acquire.causes import CAUSES
 from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats
-from dcfast.storage.records import Count, Record
+from dcfast.storage.records import Count, Record, read_record
 
 ACQUIRED = "acquired.json"
 """Of a pool: ``AcquireSummary``."""
@@ -158,3 +159,19 @@ class Sum:
             hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
             placeholders=[Placeholder(sha, rows) for sha, rows in self.repeated.most_common(MOST_NAMED) if rows >= 10],
         )
+
+
+def read_acquired(pool: Path) -> AcquireSummary | None:
+    """What became of the rows of a pool that was acquired; None for others. CorruptDataError: it cannot be read."""
+    path = pool / ACQUIRED
+    return (
+        read_record(path, AcquireSummary, advice="give the command that made the pool again")
+        if path.is_file()
+        else None
+    )
+
+
+def unasked_rows(pool: Path) -> int:
+    """The metadata rows of a pool that no image was asked for, since only a subset's were acquired."""
+    acquired = read_acquired(pool)
+    return 0 if acquired is None else max(0, acquired.listed - acquired.rows)

@@ -1,1 +1,1 @@
-"""Hugging Face's hub: files of its repositories, fetched whole or not at all, and held to a lock file; published assets."""
+"""Hugging Face's hub: files of its repositories, whole or not at all, held to a lock file; published assets."""
