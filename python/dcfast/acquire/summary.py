@@ -45,6 +45,7 @@ class AcquireSummary(Record):
         retried: rows that were fetched again; of them those that came in the end count as successes.
         foreign: shards of another tool.   resize: ``scaled`` or ``exact``.
         hosts: those that took longest.   placeholders: SHA-256 that came for several URLs.
+        chosen_by: the filter of metadata that chose the subset, where a run did.
     """
 
     listed: Count
@@ -62,6 +63,7 @@ class AcquireSummary(Record):
     resize: str
     hosts: list[Host]
     placeholders: list[Placeholder]
+    chosen_by: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -139,7 +141,7 @@ class Sum:
         if rows > successes:
             self.causes["foreign"] += rows - successes
 
-    def summary(self, listed: int, resize: str) -> AcquireSummary:
+    def summary(self, listed: int, resize: str, chosen_by: str) -> AcquireSummary:
         """The record of it."""
         longest = sorted(self.hosts.items(), key=lambda one: (-one[1].seconds, one[0]))[:MOST_NAMED]
         return AcquireSummary(
@@ -156,6 +158,7 @@ class Sum:
             retried=self.retried,
             foreign=self.foreign,
             resize=resize,
+            chosen_by=chosen_by,
             hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
             placeholders=[Placeholder(sha, rows) for sha, rows in self.repeated.most_common(MOST_NAMED) if rows >= 10],
         )

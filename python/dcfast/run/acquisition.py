@@ -150,7 +150,7 @@ def acquire_for(
         chooser = replace(settings, pool=pool, filter=of_metadata, evalsets=None, signatures=None, compare=None)
         choose(out / CHOICE, chooser)
         subset = str(out / CHOICE / METADATA_SUBSET)
-    acquired = acquire_pool(replace(options, subset=subset), web, image, say)
+    acquired = acquire_pool(replace(options, subset=subset), web, image, say, plan.before or "")
     assert acquired is not None  # images were asked for
     clauses = [f'uids("{subset}")' if subset is not None else None, plan.after]
     chosen = " & ".join(f"({clause})" if "|" in clause else clause for clause in clauses if clause is not None)
