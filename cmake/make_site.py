@@ -71,6 +71,7 @@ API = {
     "dcfast.index": "The index",
     "dcfast.interop": "Index files of other tools",
     "dcfast.world": "The built-in world",
+    "dcfast.acquire": "A pool from the net",
     "dcfast.errors": "Errors",
 }
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")

@@ -21,6 +21,8 @@ from typing import Any
 
 import dcfast
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dcfast import interop
 from evalset_builder import NAMES, colour_clip, labelled, write_set
@@ -97,6 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interop.write_energon(segment, root / "pool/shards")
     interop.write_ratarmount(segment, root / "pool/shards")
     write_set(root / "evalsets", "colours", labelled(8), NAMES)
+    pq.write_table(pa.table({"url": ["no URL"], "text": ["a red square"]}), root / "list.parquet")
     torch.save({"state_dict": {"a.weight": torch.zeros(2)}}, root / "another.pt")
     plugin = root / "site/odd_package-0.1.dist-info"
     plugin.mkdir(parents=True)

@@ -20,6 +20,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
   dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
+  dcfast acquire ...    a pool from the net: the metadata of a scale, or lists of your own, and the images of their URLs
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
   dcfast evalsets ...   import FOLDER: an evaluation set of your own; sign SETS: a file by which such pictures are found
   dcfast decontaminate ...   with {decontaminate}: a pool compared with such files (python -m dcfast.decontamination)
@@ -41,6 +42,7 @@ Exit status: {codes}.
 """
 PROGRAMS = {
     "run": "dcfast.run.workflow",
+    "acquire": "dcfast.acquire.command",
     "import": "dcfast.importing.command",
     "evalsets": "dcfast.evaluate.sets_command",
     "resharder": "dcfast.resharding.cli",

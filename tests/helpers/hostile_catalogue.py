@@ -207,6 +207,8 @@ async def early_hints_for_ever(exchange: Exchange) -> None:
         await asyncio.sleep(exchange.web.drip_s / 100)
 
 
+_add("reason_no_text", "gone", raw(b"HTTP/1.1 404 Fort \xff\xfe\r\nContent-Length: 0\r\n\r\n"))
+_add("type_no_text", "not_image", raw(b"HTTP/1.1 200 OK\r\nContent-Type: audio/\xff\r\n\r\n", _PICTURE))
 _add("close_before", "connection", raw())
 _add("length_too_long", "connection", raw(OK, b"Content-Length: 99999\r\n\r\n", _PICTURE))
 _add("length_negative", "connection", raw(OK, b"Content-Length: -5\r\n\r\n", _PICTURE))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Headers = Iterable[tuple[str, str]]
 JPEG = (("Content-Type", "image/jpeg"),)
-RETRIED = {"throttled", "server_error", "dns_temporary", "timeout", "connection"}
+RETRIED = {"throttled", "server_error", "dns_temporary", "timeout", "too_slow", "connection"}
 #: as many as a downloader makes at all
 ALL = -1
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from dcfast import cli
+from dcfast.acquire import command as acquire
 from dcfast.decontamination import command as decontaminate
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
@@ -66,6 +67,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         lambda at: ["resharder", "-i", f"{at}/p", "-o", f"{at}/o", "-s", f"{at}/s.npy"],
         resharder,
         "reshard",
+    ),
+    "dcfast acquire": (
+        cli.main,
+        lambda at: ["acquire", "--urls", f"{at}/l", "--out", f"{at}/o", "--quiet"],
+        acquire,
+        "acquire_pool",
     ),
     "dcfast import": (cli.main, lambda at: ["import", f"{at}/d", "--out", f"{at}/o"], importing, "import_pool"),
     "dcfast evalsets import": (
@@ -217,6 +224,9 @@ def test_usage_and_help_have_their_status(command: str, tmp_path: Path, capsys: 
         (evaluate.main, ["--model", "dcfast-tiny", "--evalsets", "AT/none"], exit_codes.FAILED, "AT/none"),
         (resharder.main, ["-i", "AT/none", "-s", "AT/s.npy"], exit_codes.FAILED, "AT/none"),
         (refresh.main, ["AT/o", "AT/none"], exit_codes.FAILED, "AT/none"),
+        (acquire.main, ["--urls", "AT/none", "--connections", "0"], exit_codes.USAGE, "--connections must be 1 to"),
+        (acquire.main, ["--urls", "AT/none"], exit_codes.FAILED, "AT/none: no such file or directory"),
+        (acquire.main, [], exit_codes.USAGE, "expected one of --scale and --urls"),
     ],
 )
 def test_one_table_of_exit_codes(

@@ -15,8 +15,10 @@ SCHEMES = ("http", "https")
 MOST_URL_BYTES = 16_384
 _SAFE = "%/:=&?~#+!$,;'@()*[]|"
 """What stands in a URL as it is: it may be quoted already, and servers take some of these for what they are."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HOST = re.compile(r"[a-z0-9._:-]{1,253}", re.IGNORECASE)
+_ENDS = "".join(map(chr, range(33)))
+_BROKEN_LINES = re.compile(r"[\t\r\n]")
+"""What browsers leave out of a URL, as do we; other control characters are quoted in a path, and make no host."""
+_HOST = re.compile(r"(?!\.|.*\.\.)[a-z0-9._:-]{1,253}", re.IGNORECASE)
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 _SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 
@@ -28,9 +30,9 @@ def parse_url(text: str | None) -> URL:
 
     FetchError (invalid_url): there is none, or none of http or https, or no host.
     """
-    if not text or not text.strip():
+    text = _BROKEN_LINES.sub("", (text or "").strip(_ENDS))
+    if not text:
         raise FetchError("invalid_url", "no URL")
-    text = _CONTROL.sub("", text.strip())
     if len(text.encode("utf-8", "surrogatepass")) > MOST_URL_BYTES:
         raise FetchError("invalid_url", f"a URL of more than {MOST_URL_BYTES:,} bytes")
     try:
@@ -111,9 +113,14 @@ def refuse_literal(url: URL, allowed: Allowed) -> None:
         raise FetchError("private_address", f"{host} is not a public address", final_url=str(url))
 
 
+def place_of(url: URL) -> str:
+    """Host and port of a URL, by which rows take turns."""
+    return url.raw_authority.rpartition("@")[2]
+
+
 def host_of(text: str | None) -> str:
-    """Host and port of a URL, by which its rows take turns; empty where it has none."""
+    """``place_of`` a list's URL; empty where it is none."""
     try:
-        return parse_url(text).raw_authority.rpartition("@")[2]
+        return place_of(parse_url(text))
     except FetchError:
         return ""

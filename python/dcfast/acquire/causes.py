@@ -39,7 +39,7 @@ CAUSES: dict[str, Cause] = {
     "invalid_url": Cause(FAILED_DOWNLOAD, False, False, "no http(s) URL"),
     "private_address": Cause(FAILED_DOWNLOAD, False, False, "leads to a private address (--allow-private)"),
     "robots": Cause(FAILED_DOWNLOAD, False, False, "robots.txt disallows it"),
-    "robots_unreachable": Cause(FAILED_DOWNLOAD, True, True, "robots.txt cannot be had (5xx)"),
+    "robots_unreachable": Cause(FAILED_DOWNLOAD, False, True, "robots.txt cannot be had (5xx)"),
     "opt_out": Cause(FAILED_DOWNLOAD, False, False, "X-Robots-Tag opts out"),
     "not_image": Cause(FAILED_DOWNLOAD, False, False, "by its type or first bytes no image"),
     "too_large": Cause(FAILED_DOWNLOAD, False, False, "more bytes than --max-bytes"),
@@ -67,6 +67,7 @@ class FetchError(Exception):
     def __init__(
         self, cause: str, message: str, *, http_status: int = 0, final_url: str = "", retry_after: float | None = None
     ) -> None:
+        message = message.encode("utf-8", "backslashreplace").decode()  # servers put any bytes into their headers
         super().__init__(message)
         self.cause = cause
         self.message = message

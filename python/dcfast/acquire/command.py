@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.pool import acquire_pool
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, LOST
 from dcfast.process.options import add_options, given_options, made_of
@@ -36,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from dcfast.acquire.pool import acquire_pool
-
     log_printably()
     options = made_of(AcquireOptions, given_options(arguments, AcquireOptions))
     web = made_of(WebOptions, given_options(arguments, WebOptions))

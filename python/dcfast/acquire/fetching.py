@@ -16,11 +16,12 @@ from dcfast.acquire.members import make_member
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
+from dcfast.acquire.stats import Live
 from dcfast.acquire.turns import Turns
 from dcfast.acquire.web import Web, open_web
 from dcfast.errors import first_line
 from dcfast.storage.atomic import write_json
-from dcfast.storage.records import Count, Record, plain, replaced
+from dcfast.storage.records import plain, replaced
 
 LIVE_SECONDS = 2.0
 DECODERS = 2
@@ -29,15 +30,6 @@ _CONNECTION = ("timeout", "connection", "dns_temporary", "dns_not_found", "tls")
 """Causes that say that a host is not to be reached, rather than that it refuses one of its images."""
 _MOST_DOUBLINGS = 6
 """Of the pause between attempts."""
-
-
-class Live(Record):
-    """How far a shard at work is: rows that are done, those that succeeded, and the hosts that others wait for."""
-
-    rows: Count
-    done: Count
-    successes: Count
-    waiting: dict[str, Count]
 
 
 async def fetch_rows(
@@ -108,8 +100,10 @@ class _Work:
         """One attempt of a row: its outcome goes into the spool, or it is put off."""
         began = time.monotonic()
         failure: FetchError | None = None
+        was_down = self._turns.is_down(host)
+        last = host  # that answered in the end, or did not
         try:
-            await self._get(row, host, began)
+            last = await self._get(row, host, began)
         except FetchError as error:
             failure = error
         except MemoryError:
@@ -121,21 +115,27 @@ class _Work:
         finally:
             self._slots.release()
         if failure is not None:
+            last = host_of(failure.final_url) or host
             self._seconds[row.number] += time.monotonic() - began
             self._failed(row, host, failure)
-        # what a server answered is no failure of its connection
-        self._turns.done(host, failed=failure is not None and failure.cause in (*_CONNECTION, "host_down"))
+        # what a server answered is no failure of its connection, and none of whoever led there
+        failed = failure is not None and failure.cause in (*_CONNECTION, "host_down")
+        if last != host and not was_down:
+            self._turns.met(last, failed=failed)
+        self._turns.done(host, failed=was_down or (failed and last == host))
 
-    async def _get(self, row: Row, host: str, began: float) -> None:
+    async def _get(self, row: Row, host: str, began: float) -> str:
+        """An attempt; the host of the answer. FetchError: why there is none."""
         if self._turns.is_down(host):
             message = f"{host} failed {self._options.host_failures} times in a row"
             raise self._last.pop(row.number, None) or FetchError("host_down", message)
         self._attempts[row.number] += 1
-        async with self._web.fetch(row.url, lambda seconds: self._turns.pause(host, seconds)) as answer:
+        async with self._web.fetch(row.url, self._turns) as answer:
             loop = asyncio.get_running_loop()
             fetched, data = await loop.run_in_executor(self._decoders, make_member, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
+            return host_of(answer.final_url)
 
     def _failed(self, row: Row, host: str, failure: FetchError) -> None:
         attempt, options, asked = self._attempts[row.number], self._options, failure.retry_after

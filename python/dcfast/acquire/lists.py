@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcfast.acquire.options import AcquireOptions
-from dcfast.acquire.plan import footer_hash
+from dcfast.acquire.plan import check_lists, footer_hash
 from dcfast.errors import PoolError, RunError
 from dcfast.index.metadata import METADATA, open_metadata
 from dcfast.index.pool import list_parquet
@@ -42,6 +42,8 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
     strangers = [name for name in list_parquet(folder) if name not in names]
     if strangers:
         raise RunError(f"{folder} holds {strangers[0]}, which --urls {given} does not: choose another --out")
+    if not _renamed(options):
+        check_lists(source, names)  # before one of them lies in the pool
     for name in names:
         _take(source / name, folder / name, options)
     return folder
@@ -49,9 +51,7 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
 
 def _take(source: Path, target: Path, options: AcquireOptions) -> None:
     """Links a list into the pool; writes it anew where columns are named."""
-    named = {options.url_column: "url", options.caption_column: "text"}
-    named.pop("", None)
-    renamed = {given: name for given, name in named.items() if given != name}
+    renamed = _renamed(options)
     if target.exists():
         if not renamed and footer_hash(source) != footer_hash(target):
             raise RunError(f"{target} is another file than {source}: choose another --out, or remove it")
@@ -60,6 +60,12 @@ def _take(source: Path, target: Path, options: AcquireOptions) -> None:
         _write_renamed(source, target, renamed)
     else:
         link_or_copy(source, target)
+
+
+def _renamed(options: AcquireOptions) -> dict[str, str]:
+    """Names of columns that are given -> those that a run knows."""
+    named = {options.url_column: "url", options.caption_column: "text"}
+    return {given: name for given, name in named.items() if given not in ("", name)}
 
 
 def _write_renamed(source: Path, target: Path, renamed: dict[str, str]) -> None:

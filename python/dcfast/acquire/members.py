@@ -58,7 +58,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         mode=options.resize_mode,
         only_if_bigger=not options.enlarge,
         encode_format=options.encode_format,
-        quality=options.quality,
+        quality=options.encoder_quality,
         how=options.resize,
         min_size=options.min_image_size,
         max_aspect=options.max_aspect_ratio or math.inf,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dcfast import __version__
 from dcfast.engine import ENGINES
 from dcfast.process.options import option
 from dcfast.storage.paths import path_argument
@@ -16,6 +17,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 """Of ``X-Robots-Tag``, those that forbid the use of an image, as img2dataset has them."""
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = ("jpg", "png", "webp")
+QUALITY, COMPRESSION, MOST_COMPRESSION = 95, 6, 9
 _CONTACT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,199}")
 
 
@@ -36,7 +38,10 @@ def networks_of(words: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class WebOptions:
-    """How URLs are asked for: what changes no byte of an image that is got."""
+    """How URLs are asked for: what changes no byte of an image that is got.
+
+    Example: ``WebOptions(contact="me@example.org").user_agent.endswith("(+me@example.org)")``
+    """
 
     timeout: float = option(10.0, "deadline of a request, redirects and body included", metavar="S", least=0.1)
     min_rate: int = option(2048, "bytes a second that a body must bring, looked at every 5 seconds", least=0)
@@ -78,8 +83,6 @@ class WebOptions:
     @property
     def user_agent(self) -> str:
         """What servers are told."""
-        from dcfast import __version__
-
         return f"{AGENT}/{__version__}" + (f" (+{self.contact})" if self.contact else "")
 
     @property
@@ -89,8 +92,6 @@ class WebOptions:
 
     def divided(self, workers: int) -> WebOptions:
         """The share of one of so many workers in the limits of a host."""
-        from dataclasses import replace
-
         return replace(
             self,
             host_connections=max(1, self.host_connections // workers),
@@ -100,13 +101,22 @@ class WebOptions:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What is made of the bytes of an image: all of it is part of what a pool is."""
+    """What is made of the bytes of an image: all of it is part of what a pool is.
+
+    Example: ``ImageOptions(image_size=256, blur=False)``
+    """
 
     image_size: int = option(512, "pixels of a side, see --resize-mode", least=1, most=65_500)
     resize_mode: str = option("keep_ratio_largest", "as img2dataset's", choices=RESIZE_MODES)
     enlarge: bool = option(False, "also enlarge images that are smaller")
     encode_format: str = option("jpg", "of the members", choices=ENCODE_FORMATS)
-    quality: int = option(95, "of jpg and webp; compression of png, 0 to 9", least=0, most=100)
+    quality: int | None = option(
+        None,
+        "of jpg and webp; of png its compression, 0 to 9",
+        least=0,
+        most=100,
+        usual=f"{QUALITY}, of png {COMPRESSION}",
+    )
     resize: str = option(
         "scaled",
         "scaled: JPEGs are decoded at a fraction of their size where that is enough; exact: pixel for pixel what "
@@ -118,10 +128,24 @@ class ImageOptions:
     max_aspect_ratio: float = option(0.0, "of longer to shorter side; 0 for no limit", least=0)
     verify_sha256: bool = option(False, "refuse an image whose SHA-256 is not the list's; else drift is written down")
 
+    @property
+    def encoder_quality(self) -> int:
+        """``quality``, or what is usual of the format."""
+        usual = COMPRESSION if self.encode_format == "png" else QUALITY
+        return usual if self.quality is None else self.quality
+
+    def check(self) -> None:
+        """ValueError: options that do not go together."""
+        if self.encode_format == "png" and self.encoder_quality > MOST_COMPRESSION:
+            raise ValueError(f"--quality of png is its compression, 0 to {MOST_COMPRESSION}; got {self.quality}")
+
 
 @dataclass(frozen=True)
 class AcquireOptions:
-    """What is acquired, and where to."""
+    """What is acquired, and where to.
+
+    Example: ``AcquireOptions(out="pool", scale="small")``
+    """
 
     out: str = option("", "the pool that is made", metavar="POOL", parse=path_argument, required=True)
     scale: str | None = option(None, "of DataComp: its metadata comes from the hub", choices=ACQUIRED_SCALES)
@@ -134,7 +158,10 @@ class AcquireOptions:
     url_column: str = option("", "of --urls", usual="url or URL")
     caption_column: str = option("", "of --urls", usual="text, caption or TEXT")
     subset: str | None = option(
-        None, "subset file: the images of these uids alone, under the keys of the full pool", parse=path_argument
+        None,
+        "subset file: the images of these uids alone, under the keys of the full pool",
+        metavar="FILE",
+        parse=path_argument,
     )
     npz: bool = option(False, "the embeddings too, 25 times the size of the metadata")
     images: bool = option(True, "metadata alone", flags=("--no-images",))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcfast.acquire.files import shard_paths
 from dcfast.acquire.rows import NEEDED, RowRange
@@ -17,6 +18,9 @@ from dcfast.index.metadata import METADATA, column_matches, metadata_schema, ope
 from dcfast.storage.inputs import open_input
 from dcfast.storage.parquet import ParquetFile
 from dcfast.storage.records import Count, Record, read_record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
@@ -87,13 +91,7 @@ def plan_of(folder: Path, names: Sequence[str], shard_size: int) -> Plan:
 
     PoolError: there are none, one lacks a column, their uids are not of one kind.   Cost: a footer a list.
     """
-    if not names:
-        raise PoolError(f"{folder} has no *.parquet; expected lists of URLs")
-    rules = {name: check_list(folder / name) for name in names}
-    if len(set(rules.values())) > 1:
-        without = next(name for name, rule in rules.items() if rule == "url")
-        raise PoolError(f"{folder / without} has no column uid, but others have; give all of them one, or none")
-    uid_from = next(iter(rules.values()))
+    uid_from = check_lists(folder, names)
     files = []
     for name in sorted(names):
         with open_metadata(folder / name) as file:
@@ -114,8 +112,18 @@ def footer_hash(path: Path) -> str:
         return hashlib.sha256(str(size).encode() + file.read()).hexdigest()
 
 
-def check_list(path: Path) -> str:
-    """The rule of a list's uids: json where it has them, url where it has none. PoolError: it lacks a column."""
+def check_lists(folder: Path, names: Sequence[str]) -> str:
+    """The rule of the uids of lists: json where they have them, url where none has. PoolError: as ``plan_of``."""
+    if not names:
+        raise PoolError(f"{folder} has no *.parquet; expected lists of URLs")
+    rules = {name: _check_list(folder / name) for name in names}
+    if len(set(rules.values())) > 1:
+        without = next(name for name, rule in rules.items() if rule == "url")
+        raise PoolError(f"{folder / without} has no column uid, but others have; give all of them one, or none")
+    return next(iter(rules.values()))
+
+
+def _check_list(path: Path) -> str:
     with open_metadata(path) as file:
         _check_columns(path, file)
         if "uid" not in file.schema.names:
@@ -131,6 +139,19 @@ def _check_columns(path: Path, file: ParquetFile) -> None:
         if names.count(name) != 1 or not column_matches("text", file.schema.field(name).type):
             had = f"it is {file.schema.field(name).type}" if names.count(name) == 1 else f"it has {', '.join(names)}"
             raise PoolError(f"{METADATA.name} {path}: expected a column {name} of strings ({option} names it); {had}")
+    boxes = [file.schema.field(i).type for i in file.schema.get_all_field_indices("face_bboxes")]
+    if len(boxes) > 1 or any(not _may_have_boxes(kind) for kind in boxes):
+        had = ", ".join(map(str, boxes))
+        raise PoolError(
+            f"{METADATA.name} {path}: expected one column face_bboxes, lists of boxes (x0, y0, x1, y1 in 0 to 1); got "
+            f"{had}: nothing would be blurred. Write it so, or leave it out"
+        )
+
+
+def _may_have_boxes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_null(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 class ForeignStats(Record):

@@ -13,6 +13,7 @@ from dcfast.acquire.files import shard_paths
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, web_file
 from dcfast.acquire.stats import ShardStats
@@ -66,11 +67,16 @@ def acquire_pool(
         MissingDependencyError: see ``dcfast[acquire]``.
     After a kill at any moment the same call goes on; the bytes of tars and sidecars depend on the servers' answers
     alone. Memory: 250 MB a worker, 300 bytes a list; 8 bytes a row of earlier ``--retry`` while another is planned.
+
+    Example::
+
+        summary = acquire_pool(AcquireOptions(out="new", urls="list.parquet"), WebOptions(contact="me@example.org"))
+        print("\\n".join(summary.lines))
     """
     web, image = web or WebOptions(), image or ImageOptions()
     for values in (options, web, image):
         check_options(values)
-    _check(options)
+    _check(options, image)
     out = Path(absolute(options.out))
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
@@ -87,14 +93,17 @@ def acquire_pool(
         return _Acquisition(options, image, out, metadata, plan, say).do(chosen_by)
 
 
-def _check(options: AcquireOptions) -> None:
+def _check(options: AcquireOptions, image: ImageOptions) -> None:
     """What can be said before any work."""
     if (options.scale is None) == (options.urls is None):
         raise ValueError("expected one of --scale and --urls: a scale of DataComp, or lists of your own")
-    for name in _LIBRARIES if options.images else ():
-        require_library(name, "dcfast acquire", HOW)
+    if options.images:
+        for name in _LIBRARIES:
+            require_library(name, "dcfast acquire", HOW)
+        proxies()  # one that cannot be asked
     if options.subset is not None:
         load_subset(options.subset)  # SubsetError before hours of work
+    image.check()
     if options.retry is not None:
         retried_causes(options.retry)
     if options.npz and options.scale is None:

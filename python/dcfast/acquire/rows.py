@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
-from dcfast.index.metadata import open_metadata
+from dcfast.index.metadata import column_matches, open_metadata
 from dcfast.uids import load_subset, uid_isin, uid_parse
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class RowRange:
         ]
 
     def _row(self, number: int, values: dict[str, object]) -> Row:
-        key = values.get("key")
-        if self.shard is not None or not isinstance(key, str):
+        key = _text(values.get("key"))
+        if self.shard is not None or key is None:
             key = key_of(self.shard or 0, number - self.first, self.shard_size)
         boxes = values.get("face_bboxes")
         return Row(
@@ -108,6 +108,15 @@ class RowRange:
 
 
 def _dicts(table: pa.Table) -> Iterator[dict[str, object]]:
+    """The rows; their texts as bytes, since lists hold such as are no UTF-8."""
+    import pyarrow as pa
+
+    for i, name in enumerate(table.schema.names):
+        column = table.column(i)
+        if column_matches("text", column.type):
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            table = table.set_column(i, name, column.cast(pa.large_binary()))
     for batch in table.to_batches(max_chunksize=1024):
         yield from batch.to_pylist()
 

@@ -9,7 +9,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from dcfast.acquire.fetching import fetch_rows
 from dcfast.acquire.files import shard_paths, write_shard, write_stats
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import RowRange
@@ -54,6 +53,8 @@ def fetch_shard(
         subset: of the uids that are wanted; None for all.   image: ``ImageOptions``.
     Memory: ``web.Web``, ``DECODERS`` images, and 3 kB a row. Disk: the images twice until the shard is whole.
     """
+    from dcfast.acquire.fetching import fetch_rows
+
     began = time.time()
     chosen = as_record(image, ImageOptions, "image options")
     rows_of = RowRange(table, first, count, None if has_keys else shard, shard_size, uid_from, subset)

@@ -23,6 +23,15 @@ class HostStats(Record):
     seconds: float
 
 
+class Live(Record):
+    """How far a shard at work is: rows that are done, those that succeeded, and the hosts that others wait for."""
+
+    rows: Count
+    done: Count
+    successes: Count
+    waiting: dict[str, Count]
+
+
 class ShardStats(Record):
     """What became of the rows of a shard.
 

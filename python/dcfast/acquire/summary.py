@@ -46,6 +46,7 @@ class AcquireSummary(Record):
         foreign: shards of another tool.   resize: ``scaled`` or ``exact``.
         hosts: those that took longest.   placeholders: SHA-256 that came for several URLs.
         chosen_by: the filter of metadata that chose the subset, where a run did.
+    Example: ``acquire_pool(AcquireOptions(out="new", urls="list.parquet")).causes == {"invalid_url": 1}``
     """
 
     listed: Count

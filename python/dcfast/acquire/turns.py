@@ -69,9 +69,15 @@ class Turns:
         place.failures = place.failures + 1 if failed else 0
         self._offer(place)
 
+    def met(self, host: str, *, failed: bool) -> None:
+        """A host that a redirect led to, no row of which was at work, answered, or its connection failed."""
+        place = self._hosts.setdefault(host, _Host(host))
+        place.failures = place.failures + 1 if failed else 0
+
     def is_down(self, host: str) -> bool:
         """Whether so many connections to it have failed that the others would, too."""
-        return 0 < self._most_failures <= self._hosts[host].failures
+        place = self._hosts.get(host)
+        return place is not None and 0 < self._most_failures <= place.failures
 
     def slowest(self, most: int = 3) -> list[tuple[str, int]]:
         """The hosts with most rows that wait, and how many."""

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dcfast.acquire.fetching import Live
 from dcfast.acquire.shard import STATE
+from dcfast.acquire.stats import Live
 from dcfast.engine.progress import Progress, StepProgress
 from dcfast.errors import CorruptDataError
 from dcfast.storage.records import read_record

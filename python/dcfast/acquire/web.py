@@ -7,17 +7,20 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
-from urllib.request import getproxies, proxy_bypass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple, Protocol
+from urllib.request import proxy_bypass
 
 import aiohttp
 from yarl import URL
 
-from dcfast.acquire.addresses import Allowed, parse_url, refuse_literal
+from dcfast.acquire.addresses import Allowed, parse_url, place_of, refuse_literal
 from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
+from dcfast.acquire.proxies import proxies
 from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
@@ -31,6 +34,16 @@ _COMPRESSED = ("gzip", "x-gzip", "deflate")
 
 Grow = Callable[[int, asyncio.Timeout], Awaitable[None]]
 """Takes room for so many bytes of a body."""
+
+
+class Hosts(Protocol):
+    """What is known of hosts, ``Turns`` say."""
+
+    def pause(self, host: str, seconds: float) -> None:
+        """No request to a host for some time."""
+
+    def is_down(self, host: str) -> bool:
+        """Whether it is not to be asked."""
 
 
 class Answer(NamedTuple):
@@ -50,17 +63,17 @@ class Web:
     def __init__(self, options: WebOptions, session: aiohttp.ClientSession) -> None:
         self._options = options
         self._session = session
-        self._proxies = _proxies()
+        self._proxies = proxies()
         self._allowed = Allowed(options.allow_private or ())
         self._lanes = Lanes(options.max_bytes)
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
 
     @asynccontextmanager
-    async def fetch(self, text: str | None, slow_down: Callable[[float], None]) -> AsyncIterator[Answer]:
+    async def fetch(self, text: str | None, hosts: Hosts) -> AsyncIterator[Answer]:
         """The answer for a URL; its bytes count as held until the block ends.
 
         Args:
-            slow_down: is told the seconds that the host wants between requests, where it wants any.
+            hosts: are paused where they want time between requests; redirects to those that are down are not followed.
         FetchError: why there is none.
         """
         async with self._lanes.taken() as lane:
@@ -68,7 +81,7 @@ class Web:
             at = [url]
             try:
                 async with asyncio.timeout(self._options.timeout) as deadline:
-                    yielded = await self._follow(url, at, lane.grow, deadline, slow_down)
+                    yielded = await self._follow(url, at, lane.grow, deadline, hosts)
             except TimeoutError:
                 raise FetchError("timeout", "<urlopen error timed out>", final_url=str(at[-1])) from None
             except FetchError as error:
@@ -84,14 +97,15 @@ class Web:
         at: list[URL],
         grow: Grow,
         deadline: asyncio.Timeout,
-        slow_down: Callable[[float], None],
+        hosts: Hosts,
     ) -> Answer:
         """The answer behind any redirects; ``at`` gets each URL that is asked for."""
         jar: aiohttp.CookieJar | None = None
         for _ in range(MOST_REDIRECTS + 1):
             self._refuse(url)
             if self._robots is not None and (between := await self._robots.check(url)):
-                slow_down(between)
+                for one in {place_of(at[0]), place_of(url)}:
+                    hosts.pause(one, between)
             headers = {}
             if jar is not None and (cookies := jar.filter_cookies(url)):
                 headers["Cookie"] = "; ".join(f"{name}={cookie.coded_value}" for name, cookie in cookies.items())
@@ -104,6 +118,8 @@ class Web:
                 target = self._target(url, response)
             url = target
             at.append(url)
+            if hosts.is_down(place_of(url)):
+                raise FetchError("host_down", f"redirected to {place_of(url)}, which failed many times in a row")
         raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
 
     def _refuse(self, url: URL) -> None:
@@ -113,8 +129,7 @@ class Web:
         return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
 
     def _proxy(self, url: URL) -> str | None:
-        """The proxy of the environment for a URL; the .netrc, which has passwords, is never looked at."""
-        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        proxy = self._proxies.get(url.scheme)
         return None if not proxy or proxy_bypass(url.raw_host or "") else proxy
 
     @staticmethod
@@ -166,10 +181,6 @@ class Web:
         raise FetchError("redirects", "robots.txt: too many redirects", final_url=str(url))
 
 
-def _proxies() -> dict[str, str]:
-    return {name: url for name, url in getproxies().items() if name in ("http", "https", "all")}
-
-
 async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
     parts, size = [], 0
     async for chunk in response.content.iter_any():
@@ -205,9 +216,6 @@ def _seconds(text: str | None) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:9])
-    from datetime import UTC, datetime
-    from email.utils import parsedate_to_datetime
-
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
@@ -294,8 +302,8 @@ def _line(error: BaseException) -> str:
 @asynccontextmanager
 async def open_web(options: WebOptions) -> AsyncIterator[Web]:
     """What asks for URLs by these options, until the block ends."""
-    proxies = frozenset(URL(url).raw_host or "" for url in _proxies().values())
-    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=proxies)
+    trusted = frozenset(URL(url).raw_host or "" for url in proxies().values())
+    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=trusted)
     connector = aiohttp.TCPConnector(
         resolver=resolver,
         limit=0,  # the turns hold the limits
