@@ -123,6 +123,13 @@ class RunError(DcfastError, RuntimeError):
     """
 
 
+class HubError(DcfastError, RuntimeError):
+    """What was to be fetched from a hub or another server did not come, or is not what it was said to be.
+
+    Example: ``fetch_repo("nobody/nothing", Path("out"), patterns=["*.parquet"], lock=Path("hub.lock.json"))`` raises it.
+    """
+
+
 class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it.
 
