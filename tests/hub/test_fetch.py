@@ -1,4 +1,4 @@
-"""Files of a repository: fetched once, whole and verified, by the lock file, and again only where something is wrong."""
+"""Files of a repository: fetched once, whole and verified, by the lock, and again only where something is wrong."""
 
 from __future__ import annotations
 

@@ -44,7 +44,10 @@ REFUSALS: dict[str, tuple[Fault, str]] = {
     "401": (Fault(401), r"\(401: planted\): there is no such dataset, or no longer, or it is private"),
     "terms": (Fault("gated"), r"\(403: planted\): its terms have to be accepted first: at \S+/datasets/owner/name, by"),
     "403 of a file": (Fault(403, "a.parquet", on="hub"), "its terms have to be accepted first"),
-    "404 of a file": (Fault(404, "a.parquet", on="hub"), "file a.parquet is no longer there: there is no such revision"),
+    "404 of a file": (
+        Fault(404, "a.parquet", on="hub"),
+        "file a.parquet is no longer there: there is no such revision",
+    ),
     "429": (Fault(429, retry_after=0), r"failed 6 times in a row \(status 429\); give the same command again later"),
     "429, a day": (Fault(429, retry_after=86400), r"asks to wait 86,400 s \(status 429\)"),
     "500": (Fault(500, "a.parquet"), r"failed 6 times in a row \(status 500\)"),
@@ -96,9 +99,7 @@ def test_a_file_continues_where_it_was_cut(hub: LocalHub, tmp_path: Path) -> Non
 
 
 def test_what_a_failed_fetch_collected_is_not_fetched_again(hub: LocalHub, tmp_path: Path) -> None:
-    hub.faults.append(Fault("cut", "b.parquet", on="cdn", at=70_000))  # 70,000 at the first try, then the rest is cut
-    hub.faults.append(Fault(500, "b.parquet"))
-    transfer_tries = transfer.TRIES
+    hub.faults += [Fault("cut", "b.parquet", times=1, on="cdn", at=70_000), Fault(500, "b.parquet", on="cdn")]
     with pytest.raises(HubError):
         fetch(tmp_path)
     hub.faults.clear()
@@ -107,15 +108,12 @@ def test_what_a_failed_fetch_collected_is_not_fetched_again(hub: LocalHub, tmp_p
     lines: list[str] = []
     fetch(tmp_path, say=lines.append)
     assert lines[0].startswith(f"{REPO}: going on with commit ")
-    assert hub.sent("b.parquet") - before < len(FILES["b.parquet"])
-    assert hub.sent("a.parquet") in (0, len(FILES["a.parquet"]), 2 * len(FILES["a.parquet"]))
+    assert hub.sent("b.parquet") - before == len(FILES["b.parquet"]) - 70_000
     assert is_whole(tmp_path)
-    assert transfer_tries == 6
 
 
 def test_a_beginning_of_other_bytes_is_thrown_away(hub: LocalHub, tmp_path: Path) -> None:
-    hub.faults.append(Fault("cut", "b.parquet", times=1, on="cdn", at=70_000))
-    hub.faults.append(Fault(500, "b.parquet"))
+    hub.faults += [Fault("cut", "b.parquet", times=1, on="cdn", at=70_000), Fault(500, "b.parquet", on="cdn")]
     with pytest.raises(HubError):
         fetch(tmp_path, patterns=["b.parquet"])
     (part,) = (tmp_path / ".fetching-got/parts").iterdir()
@@ -189,8 +187,14 @@ STRANGE: dict[str, tuple[dict[str, object], str]] = {
     "a file and a folder": ({"path": "b.parquet/a"}, "b.parquet is a file and a folder"),
     "no hash": ({"lfs": None, "oid": "none"}, "it tells no hash that there is"),
     "a bad hash": ({"lfs": {"oid": "../../x", "size": 1, "pointerSize": 1}}, "it tells no hash that there is"),
-    "another size": ({"lfs": {"oid": "0" * 64, "size": 4001, "pointerSize": 1}}, "expected 4,001 bytes; the server has"),
-    "too large": ({"lfs": {"oid": "0" * 64, "size": 1 << 62, "pointerSize": 1}}, r"TB are to be fetched, and .* are free"),
+    "another size": (
+        {"lfs": {"oid": "0" * 64, "size": 4001, "pointerSize": 1}},
+        "expected 4,001 bytes; the server has",
+    ),
+    "too large": (
+        {"lfs": {"oid": "0" * 64, "size": 1 << 62, "pointerSize": 1}},
+        r"TB are to be fetched, and .* are free",
+    ),
 }
 
 
@@ -273,10 +277,10 @@ def test_a_hub_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
+    def full(self: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(transfer._File, "more", full)
     with pytest.raises(HubError, match=r"no space is left \(No space left on device\); free some"):
         fetch(tmp_path)
     monkeypatch.undo()

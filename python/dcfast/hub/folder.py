@@ -55,14 +55,15 @@ def staging_of(into: Path) -> Iterator[Path]:
         raise HubError(f"{staging} is a link, which may lead to somebody's files; remove it")
     for folder in (staging, staging / FILES, staging / PARTS):
         folder.mkdir(exist_ok=True)
-    try:
-        with locked(staging, f"{into}: another fetch into it is at work; wait for it to end", folder=True):
+    with locked(staging, f"{into}: another fetch into it is at work; wait for it to end", folder=True):
+        try:
             yield staging
-            shutil.rmtree(staging, ignore_errors=True)
-    except BaseException:
-        if not any(any(names) for _, _, names in os.walk(staging / FILES)) and not any((staging / PARTS).iterdir()):
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
+        except BaseException:
+            collected = [file.stat().st_size for file in staging.glob("[fp]*/**/*") if file.is_file()]
+            if not any(collected):
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def look(files: list[File], into: Path, staging: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from dcfast.errors import CorruptDataError, HubError, printable
 from dcfast.storage.atomic import write_json
 from dcfast.storage.inputs import StrPath
+from dcfast.storage.listing import is_temporary_name
 from dcfast.storage.lock import is_without_locks, take_lock
 from dcfast.storage.records import Count, Record, plain, read_record, replaced
 
@@ -106,6 +107,9 @@ def lock_repo(path: Path, name: str, repo: LockedRepo) -> None:
         HubError: another process has had the file for half a minute.   CorruptDataError: what is there is no lock.
     """
     with held_folder(path.parent, path.name):
+        for entry in os.scandir(path.parent):  # of a process that was killed: nobody else writes now
+            if is_temporary_name(entry.name) and entry.name.endswith(f"-{path.name}"):
+                os.unlink(entry.path)
         lock = read_lock_if_any(path)
         repos = dict(sorted({**lock.repos, name: repo}.items()))
         write_json(path, plain(replaced(lock, repos=repos)))

@@ -336,8 +336,9 @@ def _refuse(server: Server, response: Any, url: str) -> None:  # Any: as above
         return
     if status >= 500 or status in _PASSING:
         raise _AgainError(f"status {status}", wait=_asked_wait(response.headers))
-    if response.url.host != urlsplit(url).hostname:  # the store that the hub sends on to, by an address of its own
-        raise _AgainError(f"status {status} of {response.url.host}")
+    place = response.url.netloc.decode("ascii", "replace")
+    if place != urlsplit(url).netloc:  # the store that the hub sends on to, by an address that holds for a while
+        raise _AgainError(f"status {status} of {place}")
     raise server.refused(status, response.headers, url)
 
 
