@@ -32,7 +32,7 @@ PAPERS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 # Captions and pages, in order. A page that is not named here stands under the last; one that is not there is left out.
 CONTENTS = {
-    "Begin": ("first_pool", "install", "coming_from", "import", "pipeline", "cluster"),
+    "Begin": ("first_pool", "install", "coming_from", "import", "acquire", "assets", "pipeline", "cluster"),
     "The workflow": (
         "filters",
         "dedup",

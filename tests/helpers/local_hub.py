@@ -74,7 +74,7 @@ class LocalHub:
 
     Attributes:
         url: for HF_ENDPOINT.   cdn: where the bytes of LFS files are.
-        page: entries on a page of a listing.
+        page: entries on a page of a listing.   blobs: SHA-256 -> bytes, of LFS files.
         listed: path -> what a listing says of the file in place of the truth (``size``, ``oid``, ``lfs``, ``path``).
     """
 
@@ -85,6 +85,7 @@ class LocalHub:
     page: int = 1000
     listed: dict[str, dict[str, Any]] = field(default_factory=dict)
     repos: dict[str, _Repo] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     _door: threading.Lock = field(default_factory=threading.Lock)
 
@@ -94,6 +95,7 @@ class LocalHub:
         names = json.dumps([len(what.commits), *((name, hashlib.sha1(files[name]).hexdigest()) for name in files)])
         what.head = hashlib.sha1(f"{repo} {names}".encode()).hexdigest()
         what.commits[what.head] = dict(files)
+        self.blobs |= {hashlib.sha256(data).hexdigest(): data for name, data in files.items() if is_lfs(name)}
         return what.head
 
     def head(self, repo: str) -> str:
@@ -303,13 +305,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _blob(self, path: str) -> None:
         wanted = path.split("/")[1]
-        for repo in self.hub.repos.values():
-            for files in repo.commits.values():
-                for data in files.values():
-                    if hashlib.sha256(data).hexdigest() == wanted:
-                        self._bytes(data, {"ETag": f'"{wanted}"'})
-                        return
-        self._error(404, "", "no such blob")
+        if wanted in self.hub.blobs:
+            self._bytes(self.hub.blobs[wanted], {"ETag": f'"{wanted}"'})
+        else:
+            self._error(404, "", "no such blob")
 
     def _bytes(self, data: bytes, headers: dict[str, str]) -> None:
         fault = "" if self._fault is None else self._fault.kind

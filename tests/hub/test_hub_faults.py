@@ -237,7 +237,8 @@ def test_answers_that_are_no_listing(hub: LocalHub, tmp_path: Path, monkeypatch:
     with pytest.raises(HubError, match="lists more than 10 bytes on a page"):
         fetch(tmp_path)
     monkeypatch.undo()
-    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/datasets/{REPO}/resolve/main/README.md?")  # a page of a proxy
+    hub.commit(REPO, {**FILES, "api/datasets/owner/name": b"<html>a page of a proxy"})
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/datasets/{REPO}/resolve/main")
     with pytest.raises(HubError, match=r"answers with no listing \(not json.*; look at HF_ENDPOINT"):
         fetch(tmp_path)
 
@@ -248,9 +249,28 @@ def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(HubError, match=r"http://127\S+ cannot be reached \(ConnectError: .*; look at the network"):
         fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv("HF_ENDPOINT", "huggingface.co")
-    with pytest.raises(ValueError, match="HF_ENDPOINT must be an address"):
-        fetch(tmp_path)
+    for bad in ("huggingface.co", "https://me:secret@there", "file:///etc", "https://a b"):
+        monkeypatch.setenv("HF_ENDPOINT", bad)
+        with pytest.raises(ValueError, match="HF_ENDPOINT must be an address") as caught:
+            fetch(tmp_path)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": formatdate(0)}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55.0),
+        ({"RateLimit": "x" * 5000}, None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert transfer._asked_wait(headers) == seconds
 
 
 def test_offline(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

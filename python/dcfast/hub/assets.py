@@ -19,7 +19,7 @@ from dcfast.hub.asset_table import ASSETS, Asset
 from dcfast.hub.lock_file import LockedFile, is_sha256
 from dcfast.hub.transfer import Hashes, Server, agent, download, hashes_of, require_hub
 from dcfast.process.libraries import require_library
-from dcfast.storage.atomic import write_json
+from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.inputs import open_input
 from dcfast.storage.lock import locked
 from dcfast.storage.npz import Array, load_array, read_header, write_npy
@@ -113,8 +113,14 @@ def fetch_assets(
     eight times the file, in another process.
     """
     assets = chosen_assets(names)
-    if url_base and (urlsplit(url_base).scheme not in ("http", "https") or not urlsplit(url_base).hostname):
-        raise ValueError(f"url_base must be an address, https://HOST/FOLDER; got {url_base[:200]!r}")
+    address = urlsplit(url_base)
+    if url_base and (
+        address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc or address.query
+    ):
+        raise ValueError(
+            "url_base must be an address, https://HOST/FOLDER, without a password or a question mark; got "
+            f"{address.scheme[:20]}://{(address.hostname or '')[:200]}..."
+        )
     require_hub("fetching assets")
     for asset in assets if convert else ():
         for library in {"npy": ["torch"], "safetensors": ["torch", "safetensors"]}.get(asset.convert, []):
@@ -124,6 +130,7 @@ def fetch_assets(
     with not_left_empty(folder):
         make_directory(folder, "the folder of assets")
         with locked(folder / LOCK_NAME, f"{folder}: another fetch into it is at work; wait for it to end"):
+            remove_leftovers(folder, below=False)
             for asset in assets:
                 entry = _fetched(asset, folder, url_base, update=update_lock, say=say)
                 made.append(_converted(asset, folder, entry, say=say) if convert else folder / asset.file)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -22,7 +23,7 @@ from dcfast.storage.records import Count, Record
 
 AT_ONCE = 8
 """Files that are fetched at the same time."""
-SAY_EVERY_S = 10.0
+SAY_EVERY_S, SAY_FROM = 10.0, 10**9
 
 
 class Fetched(Record):
@@ -126,6 +127,7 @@ def fetch_repo(
         plan = make_plan(repository, before, staging, patterns, revision, update=update_lock, say=say)
         check_required(repository, plan, required)
         files = [File(path, name, plan.files[path]) for path, name in local_names(plan, flat=flatten).items()]
+        _say_look(files, into, say)
         look(files, into, staging)
         already = sum(file.at is not None and staging not in file.at.parents for file in files)
         missing = [file for file in files if file.at is None]
@@ -198,10 +200,20 @@ def _fetch_one(server: Server, url: str, file: File, staging: Path, progress: Pr
     name.update(f"{listed.said} {file.path}".encode())
     part = staging / PARTS / name.sha256[:32]
     resumed = part.exists()
-    hashes = download(server, url, part, size=listed.size, most=listed.size, resume=True, moved=progress.moved)
+    once = partial(
+        download,
+        server,
+        url,
+        part,
+        size=listed.size,
+        most=listed.size,
+        blob=not listed.sha256,
+        moved=progress.moved,
+    )
+    hashes = once(resume=True)
     if not listed.is_same(hashes) and resumed:
         progress.moved(-hashes.size)
-        hashes = download(server, url, part, size=listed.size, most=listed.size, resume=False, moved=progress.moved)
+        hashes = once(resume=False)
     if not listed.is_same(hashes):
         part.unlink()
         raise HubError(
@@ -219,6 +231,12 @@ def _entry(plan: Plan, files: list[File], before: LockedRepo | None, folder: str
     if before is not None and before.commit == plan.commit:
         now, patterns = {**before.files, **now}, patterns | set(before.patterns)
     return LockedRepo(plan.kind, plan.commit, dict(sorted(now.items())), sorted(patterns), folder, flat)
+
+
+def _say_look(files: list[File], into: Path, say: Callable[[str], None]) -> None:
+    size = sum(file.listed.size for file in files if (into / file.local).is_file())
+    if size >= SAY_FROM:
+        say(f"{into}: comparing {in_words(size)} that are there with their hashes")
 
 
 def _say_begin(plan: Plan, files: list[File], missing: list[File], say: Callable[[str], None]) -> None:

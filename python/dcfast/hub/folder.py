@@ -94,7 +94,7 @@ def _hashes_if(path: Path, listed: Listed) -> Hashes | None:
     try:
         if path.stat().st_size != listed.size or not path.is_file():
             return None
-        return hashes_of(path, listed.size)
+        return hashes_of(path, None if listed.sha256 else listed.size)
     except FileNotFoundError:
         return None
     except NotADirectoryError:

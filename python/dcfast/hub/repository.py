@@ -69,8 +69,12 @@ def endpoint() -> str:
     """
     given = (os.environ.get(ENDPOINT_VARIABLE) or USUAL_ENDPOINT).rstrip("/")
     split = urlsplit(given)
-    if split.scheme not in ("http", "https") or not split.hostname or not given.isprintable() or " " in given:
-        raise ValueError(f"{ENDPOINT_VARIABLE} must be an address, {USUAL_ENDPOINT}; got {given[:200]!r}")
+    is_plain = given.isprintable() and not set(given) & set(" ?#@")  # a password would be in every message
+    if split.scheme not in ("http", "https") or not split.hostname or not is_plain:
+        raise ValueError(
+            f"{ENDPOINT_VARIABLE} must be an address like {USUAL_ENDPOINT}, without a password or a question mark; got "
+            f"{split.scheme[:20]}://{(split.hostname or '')[:200]}..."
+        )
     return given
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from dcfast._core import version as core_version
 from dcfast.errors import HubError, first_line
 from dcfast.process.libraries import require_library
 from dcfast.storage.atomic import unfollowed
@@ -59,7 +60,8 @@ class _AgainError(Exception):
 
     def __init__(self, reason: str, *, wait: float | None = None, moved: int = 0) -> None:
         super().__init__(reason)
-        self.wait, self.moved = wait, moved
+        self.wait: float | None = wait
+        self.moved: int = moved
 
 
 @dataclass
@@ -82,9 +84,7 @@ class Server:
 
 def agent() -> str:
     """How dcfast names itself: without what is installed here, which the library would tell."""
-    from dcfast._core import version
-
-    return f"dcfast/{version}"
+    return f"dcfast/{core_version}"
 
 
 def require_hub(user: str) -> None:
@@ -93,22 +93,23 @@ def require_hub(user: str) -> None:
 
 
 class Hashes:
-    """Size, SHA-256 and git's blob id of bytes as they come.
+    """Size, SHA-256 and, where it is asked for, git's blob id of bytes as they come.
 
     Args:
-        size: that they will have, for the blob id; None where it is not known.
+        blob_size: bytes that they will be, for the blob id; None: it is not asked for, and empty.
     """
 
-    def __init__(self, size: int | None = None) -> None:
-        self.size = 0
+    def __init__(self, blob_size: int | None = None) -> None:
+        self.size: int = 0
         self._sha256 = hashlib.sha256()
-        self._blob = hashlib.sha1(b"blob %d\0" % (size or 0), usedforsecurity=False)
+        self._blob = None if blob_size is None else hashlib.sha1(b"blob %d\0" % blob_size, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
         """The next bytes."""
         self.size += len(data)
         self._sha256.update(data)
-        self._blob.update(data)
+        if self._blob is not None:
+            self._blob.update(data)
 
     @property
     def sha256(self) -> str:
@@ -116,12 +117,12 @@ class Hashes:
 
     @property
     def blob(self) -> str:
-        return self._blob.hexdigest()
+        return "" if self._blob is None else self._blob.hexdigest()
 
 
-def hashes_of(path: str | os.PathLike[str], size: int | None = None) -> Hashes:
+def hashes_of(path: str | os.PathLike[str], blob_size: int | None = None) -> Hashes:
     """Of a file. Memory: 1 MiB.   Raises OSError."""
-    hashes = Hashes(size)
+    hashes = Hashes(blob_size)
     with open_input(path) as file:
         while data := file.read(_PIECE):
             hashes.update(data)
@@ -163,6 +164,7 @@ def download(
     size: int | None,
     most: int,
     resume: bool,
+    blob: bool = False,
     moved: Callable[[int], None] = lambda count: None,
 ) -> Hashes:
     """Fetches a file, and goes on where an earlier call was cut.
@@ -171,6 +173,7 @@ def download(
         part: where the bytes are written; no link. It stays where the call fails, and is durable where it returns.
         size: that the file has; None where it is not known: then the server tells it.
         most: bytes that are taken.
+        blob: git's blob id is asked for, too, of a file whose size is known.
         resume: what lies in ``part`` is a beginning of the file; else it is begun anew.
         moved: is told how many bytes came (or, negative, were thrown away), by the thread that calls.
     Returns:
@@ -184,7 +187,7 @@ def download(
         pass  # it is there now
     try:
         with open(part, "r+b", opener=unfollowed) as file:
-            fetch = _File(server, url, file, size, most, moved)
+            fetch = _File(server, url, file, size, most, size if blob else None, moved)
             fetch.begin(resume)
             _repeated(server, fetch.more)
             file.flush()
@@ -205,11 +208,18 @@ class _File:
     """A file that is being fetched."""
 
     def __init__(
-        self, server: Server, url: str, file: BufferedRandom, size: int | None, most: int, moved: Callable[[int], None]
+        self,
+        server: Server,
+        url: str,
+        file: BufferedRandom,
+        size: int | None,
+        most: int,
+        blob_size: int | None,
+        moved: Callable[[int], None],
     ) -> None:
         self._server, self._url, self._file, self._most, self._moved = server, url, file, most, moved
-        self._size, self._etag, self._whole = size, "", False
-        self.hashes = Hashes(size)
+        self._size, self._blob_size, self._etag, self._whole = size, blob_size, "", False
+        self.hashes: Hashes = Hashes(blob_size)
 
     def begin(self, resume: bool) -> None:
         """Takes what is there, or throws it away."""
@@ -224,7 +234,7 @@ class _File:
 
     def _restart(self) -> None:
         self._moved(-self.hashes.size)
-        self.hashes = Hashes(self._size)
+        self.hashes = Hashes(self._blob_size)
         self._file.seek(0)
         self._file.truncate()
 

@@ -203,8 +203,14 @@ def test_a_mirror(server: ShardServer, tmp_path: Path, capsys: pytest.CaptureFix
     assert run("fetch", "lid.176", *out, "--url-base", server.url("/mirror/")) == DONE
     assert read_assets_lock(tmp_path / "a").assets["lid.176"].url == server.url("/mirror/lid.176.bin")
     capsys.readouterr()
+    for bad in ("https://me:secret@x/", "https://x/?key=secret", "x"):
+        assert run("fetch", "lid.176", *out, "--url-base", bad) == USAGE
+        assert "secret" not in capsys.readouterr().err
     assert run("fetch", "lid.176", *out, "--url-base", "ftp://x") == USAGE
-    assert "url_base must be an address, https://HOST/FOLDER; got 'ftp://x'" in capsys.readouterr().err
+    assert (
+        "url_base must be an address, https://HOST/FOLDER, without a password or a question mark; got ftp://x..."
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["lid.176", "imagenet21k_wordnet_ids"])
