@@ -196,6 +196,11 @@ def test_verify_folder(hub: LocalHub, tmp_path: Path) -> None:
     got, entry = tmp_path / "got", read_lock(tmp_path / LOCK_FILE).repos[REPO]
     (got / "more").write_bytes(b"extra files are fine")
     assert verify_folder(got, entry, threads=1) == []
+    fetch_repo("owner/other", tmp_path / "other", patterns=["*"], lock=tmp_path / LOCK_FILE)
+    lock = read_lock(tmp_path / LOCK_FILE)
+    assert verify_folder(got, lock) == verify_folder(tmp_path / "other", lock) == []
+    with pytest.raises(ValueError, match=r"it has owner/name, owner/other: pass lock.repos\[NAME\]"):
+        verify_folder(tmp_path, lock)
     (got / "README.md").unlink()
     (got / "a.parquet").write_bytes(b"short")
     (got / "b.parquet").write_bytes(FILES["b.parquet"][::-1])

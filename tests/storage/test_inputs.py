@@ -21,7 +21,7 @@ from dcfast.evaluate import evalset, hub_set, import_set, results, tasks
 from dcfast.filters import language, wordnet
 from dcfast.hub import read_lock
 from dcfast.hub.assets import read_assets_lock
-from dcfast.hub.transfer import hashes_of
+from dcfast.hub.hashes import hashes_of
 from dcfast.importing import datasets, pictures, tables
 from dcfast.importing import shards as imported_shards
 from dcfast.importing.account import Account

@@ -16,8 +16,9 @@ from urllib.parse import quote, urlsplit
 
 from dcfast.errors import CorruptDataError, HubError, did_you_mean, last_line
 from dcfast.hub.asset_table import ASSETS, Asset
+from dcfast.hub.hashes import Hashes, hashes_of
 from dcfast.hub.lock_file import LockedFile, is_sha256
-from dcfast.hub.transfer import Hashes, Server, agent, download, hashes_of, require_hub
+from dcfast.hub.transfer import Server, agent, download, require_hub
 from dcfast.process.libraries import require_library
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.inputs import open_input

@@ -13,10 +13,11 @@ from threading import Lock
 
 from dcfast.errors import HubError
 from dcfast.hub.folder import FILES, PARTS, File, look, move, staging_of
+from dcfast.hub.hashes import Hashes
 from dcfast.hub.lock_file import LockedFile, LockedRepo, lock_repo, read_lock_if_any
 from dcfast.hub.plan import Plan, changes, check_arguments, check_required, local_names, make_plan
 from dcfast.hub.repository import Repository
-from dcfast.hub.transfer import Hashes, Server, StoppedError, download, require_hub
+from dcfast.hub.transfer import Server, StoppedError, download, require_hub
 from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.paths import absolute, make_directory, not_left_empty
 from dcfast.storage.records import Count, Record

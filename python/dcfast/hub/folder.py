@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcfast.errors import HubError
-from dcfast.hub.lock_file import LockedFile, LockedRepo
+from dcfast.hub.hashes import Hashes, hashes_of
+from dcfast.hub.lock_file import HubLock, LockedFile, LockedRepo
 from dcfast.hub.repository import Listed
-from dcfast.hub.transfer import Hashes, hashes_of
 from dcfast.process.compute import thread_count
 from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.inputs import StrPath
@@ -122,20 +122,33 @@ def move(files: list[File], into: Path, staging: Path) -> None:
         fsync(parent)
 
 
-def verify_folder(folder: StrPath, lock: LockedRepo, *, threads: int | None = None) -> list[str]:
+def _entry_of(place: Path, lock: HubLock) -> LockedRepo:
+    ends = {name: Path(repo.folder).parts for name, repo in lock.repos.items()}
+    of_folder = [lock.repos[name] for name, end in ends.items() if end and place.parts[-len(end) :] == end]
+    found = of_folder if len(of_folder) == 1 else [*lock.repos.values()]
+    if len(found) != 1:
+        names = ", ".join([*lock.repos][:5]) or "none"
+        raise ValueError(f"lock must have one entry of folder {place}; it has {names}: pass lock.repos[NAME]")
+    return found[0]
+
+
+def verify_folder(folder: StrPath, lock: HubLock | LockedRepo, *, threads: int | None = None) -> list[str]:
     """What is wrong with the files of a repository in a folder, each in words; empty where nothing is.
 
     Args:
-        lock: the repository's entry of a lock file: ``read_lock(path).repos[name]``.
+        lock: what was read from a lock file: the repository's entry, ``read_lock(path).repos[name]``; or all of it,
+            of which the entry is taken whose folder this is, or the only one.
         threads: None: one a core.
-    Other files in the folder are nobody's business.   Cost: all of them are hashed.   Raises OSError.
-    Example: ``verify_folder("out/files", read_lock("out/hub.lock.json").repos["owner/name"]) == []``
+    Other files in the folder are nobody's business.   Cost: all of them are hashed.
+    Raises ValueError: no entry of the lock is of the folder.   OSError.
+    Example: ``verify_folder("out/files", read_lock("out/hub.lock.json")) == []``
     """
     place = Path(absolute(folder))
+    entry = lock if isinstance(lock, LockedRepo) else _entry_of(place, lock)
 
-    def look(entry: tuple[str, LockedFile]) -> str:
-        path, file = entry
-        local = place / lock.local(path)
+    def compare(locked_file: tuple[str, LockedFile]) -> str:
+        path, file = locked_file
+        local = place / entry.local(path)
         if not local.is_file():
             return f"{local} is missing"
         hashes = hashes_of(local)
@@ -144,5 +157,5 @@ def verify_folder(folder: StrPath, lock: LockedRepo, *, threads: int | None = No
         return "" if hashes.sha256 == file.sha256 else f"{local} has SHA-256 {hashes.sha256}; expected {file.sha256}"
 
     count = thread_count(threads) or os.cpu_count() or 1
-    found = read_ahead(look, sorted(lock.files.items()), threads=count, ahead=2 * count, name="dcfast-hash")
+    found = read_ahead(compare, sorted(entry.files.items()), threads=count, ahead=2 * count, name="dcfast-hash")
     return [problem for problem in found if problem]

@@ -9,8 +9,9 @@ from functools import cached_property
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from dcfast.errors import HubError, printable
+from dcfast.hub.hashes import Hashes
 from dcfast.hub.lock_file import LOCK_FILE, is_commit, is_sha256
-from dcfast.hub.transfer import Hashes, Server, agent, read_page
+from dcfast.hub.transfer import Server, agent, read_page
 from dcfast.storage.records import Count, Record, as_record
 
 ENDPOINT_VARIABLE, USUAL_ENDPOINT = "HF_ENDPOINT", "https://huggingface.co"

@@ -7,7 +7,6 @@ it does beside is left out: it waits without end, reads answers of any size, and
 from __future__ import annotations
 
 import email.utils
-import hashlib
 import os
 import re
 import threading
@@ -21,9 +20,9 @@ from urllib.parse import urlsplit
 
 from dcfast._core import version as core_version
 from dcfast.errors import HubError, first_line
+from dcfast.hub.hashes import PIECE, Hashes
 from dcfast.process.libraries import require_library
 from dcfast.storage.atomic import unfollowed
-from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import MOST_JSON_BYTES, Json, parse_json
 from dcfast.storage.whole import FULL
 
@@ -48,7 +47,6 @@ _PERMANENT = ("UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects", "
 """Of the client's errors: another try ends the same way."""
 _RANGE = re.compile(r"\s*bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\s*", re.IGNORECASE)
 _RESET = re.compile(r";\s*t\s*=\s*(\d{1,6})\s*$")
-_PIECE = 1 << 20
 
 
 class StoppedError(Exception):
@@ -90,43 +88,6 @@ def agent() -> str:
 def require_hub(user: str) -> None:
     """MissingDependencyError where huggingface_hub is not installed."""
     require_library("huggingface_hub", user, HOW)
-
-
-class Hashes:
-    """Size, SHA-256 and, where it is asked for, git's blob id of bytes as they come.
-
-    Args:
-        blob_size: bytes that they will be, for the blob id; None: it is not asked for, and empty.
-    """
-
-    def __init__(self, blob_size: int | None = None) -> None:
-        self.size: int = 0
-        self._sha256 = hashlib.sha256()
-        self._blob = None if blob_size is None else hashlib.sha1(b"blob %d\0" % blob_size, usedforsecurity=False)
-
-    def update(self, data: bytes) -> None:
-        """The next bytes."""
-        self.size += len(data)
-        self._sha256.update(data)
-        if self._blob is not None:
-            self._blob.update(data)
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    @property
-    def blob(self) -> str:
-        return "" if self._blob is None else self._blob.hexdigest()
-
-
-def hashes_of(path: str | os.PathLike[str], blob_size: int | None = None) -> Hashes:
-    """Of a file. Memory: 1 MiB.   Raises OSError."""
-    hashes = Hashes(blob_size)
-    with open_input(path) as file:
-        while data := file.read(_PIECE):
-            hashes.update(data)
-    return hashes
 
 
 def read_page(server: Server, url: str, most: int = MOST_JSON_BYTES) -> tuple[Json, str]:
@@ -226,7 +187,7 @@ class _File:
         there = os.fstat(self._file.fileno()).st_size
         if not resume or there > (self._most if self._size is None else self._size):
             self._restart()
-        while resume and (data := self._file.read(_PIECE)):
+        while resume and (data := self._file.read(PIECE)):
             self.hashes.update(data)
             self._moved(len(data))
         if self._size is not None and self.hashes.size > self._size:  # it grew meanwhile
