@@ -61,6 +61,7 @@ def text() -> str:
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parser as import_evalset
     from dcfast.evaluate.sets_command import sign_parser as sign_evalsets
+    from dcfast.hub.assets_command import parser as assets
     from dcfast.importing.command import parser as import_pool
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
@@ -92,6 +93,7 @@ def text() -> str:
         "dcfast inspect": inspect(),
         "dcfast calibrate": calibrate(),
         "dcfast export": export(),
+        "dcfast assets": assets(),
         "dcfast doctor": doctor(),
     }
     head = HEAD.format(codes="\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))

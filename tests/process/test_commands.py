@@ -21,6 +21,7 @@ from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
 from dcfast.evaluate import sets_command as evalsets
+from dcfast.hub import assets_command as assets
 from dcfast.importing import command as importing
 from dcfast.index import refresh
 from dcfast.process import exit_codes
@@ -92,6 +93,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         lambda at: ["decontaminate", f"{at}/p", "--against", f"{at}/s", "--out", f"{at}/o"],
         decontaminate,
         "decontaminate_pool",
+    ),
+    "dcfast assets": (
+        cli.main,
+        lambda at: ["assets", "fetch", "lid.176", "--out", f"{at}/o"],
+        assets,
+        "fetch_assets",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),
