@@ -177,7 +177,10 @@ def test_the_same_command_goes_on_and_others_are_refused(tmp_path: Path) -> None
     before = files_of(tmp_path / "sets")
     report = converted(source, tmp_path / "sets")
     assert list(report.failed) == ["cifar10"]
-    assert "is there already, and is not made of these files; --overwrite replaces it" in report.failed["cifar10"]
+    assert (
+        "is there and is made of other files; choose another --out, or --overwrite to replace it"
+        in report.failed["cifar10"]
+    )
     assert files_of(tmp_path / "sets") == before
     assert converted(source, tmp_path / "sets", overwrite=True).made == ["cifar10"]
     assert (tmp_path / "sets/wds_cifar10_test/test/0.tar").samefile(source / "wds_cifar10_test/test/0.tar")

@@ -232,7 +232,7 @@ def test_sizes_beyond_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.update(version=2), "is of version 2 of 'dcfast evaluation sets', made by dcfast '0'"),
+        (lambda m: m.update(version=2), "is of version 2 of 'dcfast-evalsets', made by dcfast '0'"),
         (lambda m: m.update(format="x"), "is of version 1 of 'x'"),
         (lambda m: m.pop("files"), "its manifest cannot be read"),
         (lambda m: m["files"][0].update(size=-1), "its manifest cannot be read"),

@@ -31,7 +31,7 @@ from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.records import Count, Record, as_record, plain
 
-FORMAT, VERSION = "dcfast evaluation sets", 1
+FORMAT, VERSION = "dcfast-evalsets", 1
 TOP_FILES = (OWN_TABLE,)
 """Files beside the sets."""
 MOST_MANIFEST_BYTES = 8 << 20
@@ -109,7 +109,7 @@ def write_bundle(out: Path, files: Mapping[str, tuple[StrPath, SetFile]], done: 
     """
     listed = [BundleFile(path, state.size, state.sha256) for path, (_, state) in sorted(files.items())]
     if problem := check_paths(listed):
-        raise EvalsetError(f"{problem}; rename it")
+        raise EvalsetError(f"{problem}; rename that file")
     manifest = json.dumps(plain(Manifest(FORMAT, VERSION, __version__, listed)), indent=1, sort_keys=True).encode()
     if len(manifest) > MOST_MANIFEST_BYTES:
         raise EvalsetError(f"{len(listed):,} files are more than a bundle holds; pack some of the sets (--sets)")
@@ -188,14 +188,14 @@ class Bundle:
         try:
             manifest = as_record(parse_json(data), Manifest, self.path)
         except ValueError as error:
-            raise EvalsetError(f"{self.path}: its manifest cannot be read: {error}") from None
+            raise EvalsetError(f"{self.path}: its manifest cannot be read: {error}; {_AGAIN}") from None
         if (manifest.format, manifest.version) != (FORMAT, VERSION):
             raise EvalsetError(
                 f"{self.path} is of version {manifest.version} of {manifest.format[:80]!r}, made by dcfast "
                 f"{manifest.dcfast[:80]!r}; this release reads version {VERSION} of {FORMAT!r}: unpack it by that one"
             )
         if problem := check_paths(manifest.files):
-            raise EvalsetError(f"{self.path}: its manifest is refused: {problem}")
+            raise EvalsetError(f"{self.path}: its manifest is refused: {problem}; {_AGAIN}")
         expected, there = bundle_size(manifest, count), os.fstat(self._file.fileno()).st_size
         if expected != there:
             raise self._altered(f"it has {there:,} bytes; expected {expected:,}")

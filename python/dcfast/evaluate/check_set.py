@@ -81,7 +81,7 @@ def refuse_damage(folder: Path, damage: list[str]) -> None:
     """EvalsetError where anything is broken in a set; says the first of it."""
     if damage:
         more = f" (and {len(damage) - 1:,} more such notes)" if len(damage) > 1 else ""
-        raise EvalsetError(f"{folder}: {damage[0]}{more}; get the set again")
+        raise EvalsetError(f"{folder}: {damage[0]}{more}. Get the set again")
 
 
 def missing_tasks(keys: set[str]) -> list[str]:

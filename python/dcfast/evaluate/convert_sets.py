@@ -213,7 +213,9 @@ class _Conversion:
         if record is not None and record.source == state:
             return not differing_files(target, record.files, hashes=False)
         if not self.options.overwrite:
-            raise EvalsetError(f"{target} is there already, and is not made of these files; --overwrite replaces it")
+            raise EvalsetError(
+                f"{target} is there and is made of other files; choose another --out, or --overwrite to replace it"
+            )
         return False
 
     def _fill(self, task: EvalTask, folder: Path, staging: Path) -> None:

@@ -86,7 +86,9 @@ def _images(
             ) from None
         size += len(data)
         if size > MOST_ROW_BYTES:
-            raise EvalsetError(f"{folder}: the pictures of a row have more than {MOST_ROW_BYTES:,} bytes")
+            raise EvalsetError(
+                f"{folder}: the pictures of a row have more than {MOST_ROW_BYTES:,} bytes; leave the set out by --sets"
+            )
         images.append({"bytes": data, "path": key(number)})
     return images, size
 
