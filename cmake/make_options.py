@@ -59,6 +59,7 @@ def text() -> str:
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parsers as evalsets
+    from dcfast.hub.assets_command import parser as assets
     from dcfast.importing.command import parser as import_pool
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
@@ -88,6 +89,7 @@ def text() -> str:
         "dcfast inspect": inspect(),
         "dcfast calibrate": calibrate(),
         "dcfast export": export(),
+        "dcfast assets": assets(),
         "dcfast doctor": doctor(),
     }
     head = HEAD.format(codes="\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))

@@ -34,6 +34,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
   dcfast calibrate ...  which thresholds find which edited copies of your pictures, and how many hits are chance
   dcfast export ...     a checkpoint as a folder that open_clip loads without dcfast
+  dcfast assets ...     fetch, list or verify what others publish and filters read, and weights (docs/assets.md)
   dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
   dcfast --completion SHELL   a script that completes commands and options in bash, zsh or fish
@@ -52,6 +53,7 @@ PROGRAMS = {
     "inspect": "dcfast.inspection.command",
     "calibrate": "dcfast.dedup.calibration.command",
     "export": "dcfast.models.export",
+    "assets": "dcfast.hub.assets_command",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""

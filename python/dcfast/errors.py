@@ -126,7 +126,8 @@ class RunError(DcfastError, RuntimeError):
 class HubError(DcfastError, RuntimeError):
     """What was to be fetched from a hub or another server did not come, or is not what it was said to be.
 
-    Example: ``fetch_repo("nobody/nothing", Path("out"), patterns=["*.parquet"], lock=Path("hub.lock.json"))`` raises it.
+    Example: ``dcfast.hub.fetch_repo("owner/name", Path("out"), patterns=["*"], lock=Path("hub.lock.json"))`` raises it,
+    where there is no network.
     """
 
 

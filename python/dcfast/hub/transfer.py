@@ -190,8 +190,10 @@ def download(
             file.flush()
             os.fsync(file.fileno())
             return fetch.hashes
-    except OSError as error:
-        if error.errno in FULL:
+    except BaseException as error:
+        if not part.stat().st_size:
+            part.unlink()
+        if isinstance(error, OSError) and error.errno in FULL:
             raise HubError(
                 f"{part.parent}: no space is left ({error.strerror}); free some, and give the same command again: it "
                 "goes on where it was"
@@ -284,6 +286,8 @@ class _File:
                 "page of a proxy"
             )
         total = self._size if total is None else total
+        if total is None and response.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
+            raise HubError(f"{self._url}: the server does not tell where it ends; fetch it from another, or by hand")
         if total is not None and total > self._most:
             raise HubError(f"{self._url}: it has {total:,} bytes; at most {self._most:,} are taken of it")
         return total
