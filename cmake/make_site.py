@@ -71,6 +71,7 @@ API = {
     "dcfast.index": "The index",
     "dcfast.interop": "Index files of other tools",
     "dcfast.world": "The built-in world",
+    "dcfast.hub": "Files of Hugging Face's hub",
     "dcfast.errors": "Errors",
 }
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")

@@ -126,8 +126,7 @@ class RunError(DcfastError, RuntimeError):
 class HubError(DcfastError, RuntimeError):
     """What was to be fetched from a hub or another server did not come, or is not what it was said to be.
 
-    Example: ``dcfast.hub.fetch_repo("owner/name", Path("out"), patterns=["*"], lock=Path("hub.lock.json"))`` raises it,
-    where there is no network.
+    Example: ``fetch_repo("owner/nothing", Path("none"), patterns=["*"], lock=Path("none.lock.json"))`` raises it.
     """
 
 

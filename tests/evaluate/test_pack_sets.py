@@ -281,6 +281,15 @@ def test_what_is_there_is_kept_and_what_differs_is_not_replaced(sealed: Path, se
     (out / "wds_a_test").write_text("a file")
     with pytest.raises(RunError, match="wds_a_test is there already"):
         unpacked(sealed, out)
+    unpacked(sealed, out, overwrite=True)
+    for elsewhere in (tmp_path / "elsewhere", tmp_path / "nowhere"):
+        (out / "wds_a_test").rename(tmp_path / f"moved-{elsewhere.name}")
+        (out / "wds_a_test").symlink_to(elsewhere)
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        assert unpacked(sealed, out, overwrite=True).made == ["wds_a_test"]
+    assert files_of(out) == files_of(sets)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".tmp")]
 
 
 @pytest.mark.long

@@ -187,7 +187,7 @@ def test_a_pickle_that_would_do_something(server: ShardServer, tmp_path: Path) -
     bad = pickled(Bomb(tmp_path / "ran"), tmp_path / "bad")
     (tmp_path / "bad").unlink()
     server.files["/there/isc_ft_v107.pth.tar"] = bad
-    with pytest.raises(HubError, match=r"isc_ft_v107 cannot be converted: checkpoint .*; the file was removed"):
+    with pytest.raises(HubError, match=r"isc_ft_v107 cannot be converted: checkpoint .*; what was fetched was removed"):
         fetch_assets(["isc*"], tmp_path / "a")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".lock", ASSETS_LOCK]
     assert read_assets_lock(tmp_path / "a").assets == {}
@@ -198,7 +198,7 @@ def test_a_mirror(server: ShardServer, tmp_path: Path, capsys: pytest.CaptureFix
     server.files["/mirror/lid.176.bin"] = server.files.pop("/there/lid.176.bin")
     out = ["--out", str(tmp_path / "a")]
     assert run("fetch", "lid.176", *out) == FAILED
-    assert "the server refuses it (status 404); has it moved? --url-base names a mirror" in capsys.readouterr().err
+    assert "the server refuses it (status 404); name a mirror by --url-base" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     assert run("fetch", "lid.176", *out, "--url-base", server.url("/mirror/")) == DONE
     assert read_assets_lock(tmp_path / "a").assets["lid.176"].url == server.url("/mirror/lid.176.bin")
@@ -239,7 +239,7 @@ def test_a_beginning_of_what_has_no_known_hash_is_begun_anew(server: ShardServer
 
 def test_more_bytes_than_such_a_file_has(server: ShardServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "ASSETS", tuple(replace(asset, most=1000) for asset in assets.ASSETS))
-    with pytest.raises(HubError, match="it has 256,000 bytes; at most 1,000 are taken of it"):
+    with pytest.raises(HubError, match="it has 256,000 bytes; expected at most 1,000"):
         fetch_assets(["lid.176"], tmp_path)
     assert not (tmp_path / "lid.176.bin").exists()
 

@@ -42,11 +42,14 @@ def is_whole(tmp_path: Path) -> bool:
 
 REFUSALS: dict[str, tuple[Fault, str]] = {
     "401": (Fault(401), r"\(401: planted\): there is no such dataset, or no longer, or it is private"),
-    "terms": (Fault("gated"), r"\(403: planted\): its terms have to be accepted first: at \S+/datasets/owner/name, by"),
-    "403 of a file": (Fault(403, "a.parquet", on="hub"), "its terms have to be accepted first"),
+    "terms": (
+        Fault("gated"),
+        r"\(403: planted\): its terms were not accepted; open \S+/datasets/owner/name, accept them there and set HF_TO",
+    ),
+    "403 of a file": (Fault(403, "a.parquet", on="hub"), "its terms were not accepted"),
     "404 of a file": (
         Fault(404, "a.parquet", on="hub"),
-        "file a.parquet is no longer there: there is no such revision",
+        "there is no such revision, or file; name a branch",
     ),
     "429": (Fault(429, retry_after=0), r"failed 6 times in a row \(status 429\); give the same command again later"),
     "429, a day": (Fault(429, retry_after=86400), r"asks to wait 86,400 s \(status 429\)"),
@@ -134,12 +137,14 @@ def test_a_commit_that_vanished(hub: LocalHub, tmp_path: Path) -> None:
     fetch(tmp_path, patterns=["*.md"])
     second = hub.commit(REPO, FILES)
     hub.forget(REPO, first)
-    with pytest.raises(HubError, match=r"the commit that hub.lock.json names has vanished; --update-lock takes"):
+    with pytest.raises(
+        HubError, match=r"the commit that hub.lock.json names has vanished; take what is there today by --update-lock"
+    ):
         fetch(tmp_path)
     assert fetch(tmp_path, patterns=["*.md"]).already_there == 1, "what is there needs no hub"
     assert fetch(tmp_path, update_lock=True).commit == second
     assert is_whole(tmp_path)
-    with pytest.raises(HubError, match="there is no such revision; name a branch"):
+    with pytest.raises(HubError, match="there is no such revision, or file; name a branch"):
         fetch(tmp_path, update_lock=True, revision="nothing")
     hub.forget(REPO)
     with pytest.raises(HubError, match="there is no such dataset, or no longer"):
@@ -154,7 +159,7 @@ def test_a_begun_commit_that_vanished(hub: LocalHub, tmp_path: Path) -> None:
     first = hub.head(REPO)
     hub.commit(REPO, FILES)
     hub.forget(REPO, first)
-    with pytest.raises(HubError, match="the commit with which this fetch was begun has vanished; --update-lock"):
+    with pytest.raises(HubError, match="the commit with which this fetch was begun has vanished; take what"):
         fetch(tmp_path)
     fetch(tmp_path, update_lock=True)
     assert is_whole(tmp_path)
@@ -164,7 +169,7 @@ def test_a_file_of_the_lock_that_is_no_longer_there(hub: LocalHub, tmp_path: Pat
     fetch(tmp_path)
     (tmp_path / "got/a.parquet").unlink()
     del hub.repos[REPO].commits[hub.head(REPO)]["a.parquet"]
-    with pytest.raises(HubError, match=r"file a.parquet is no longer there: the commit that hub.lock.json names"):
+    with pytest.raises(HubError, match=r"file a.parquet has vanished; take what is there today by --update-lock"):
         fetch(tmp_path)
 
 
@@ -185,8 +190,8 @@ STRANGE: dict[str, tuple[dict[str, object], str]] = {
     "deep": ({"path": "a/" * 600 + "b"}, "is too long"),
     "twice": ({"path": "b.parquet"}, "'b.parquet' stands there twice"),
     "a file and a folder": ({"path": "b.parquet/a"}, "b.parquet is a file and a folder"),
-    "no hash": ({"lfs": None, "oid": "none"}, "it tells no hash that there is"),
-    "a bad hash": ({"lfs": {"oid": "../../x", "size": 1, "pointerSize": 1}}, "it tells no hash that there is"),
+    "no hash": ({"lfs": None, "oid": "none"}, "it tells no hash; look at HF_ENDPOINT"),
+    "a bad hash": ({"lfs": {"oid": "../../x", "size": 1, "pointerSize": 1}}, "it tells no hash; look at HF_ENDPOINT"),
     "another size": (
         {"lfs": {"oid": "0" * 64, "size": 4001, "pointerSize": 1}},
         "expected 4,001 bytes; the server has",
@@ -229,18 +234,18 @@ def test_answers_that_are_no_listing(hub: LocalHub, tmp_path: Path, monkeypatch:
     with pytest.raises(HubError, match="the listing has no end"):
         fetch(tmp_path)
     monkeypatch.setattr("dcfast.hub.transfer.read_page.__defaults__", (10,))
-    with pytest.raises(HubError, match="answers with more than 10 bytes where a listing was asked for"):
+    with pytest.raises(HubError, match="lists more than 10 bytes on a page"):
         fetch(tmp_path)
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/datasets/{REPO}/resolve/main/README.md?")  # a page of a proxy
-    with pytest.raises(HubError, match=r"answers with no listing \(not json.*is HF_ENDPOINT a hub"):
+    with pytest.raises(HubError, match=r"answers with no listing \(not json.*; look at HF_ENDPOINT"):
         fetch(tmp_path)
 
 
 def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with local_hub({}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    with pytest.raises(HubError, match=r"http://127\S+ cannot be reached \(ConnectError: .*is there a network"):
+    with pytest.raises(HubError, match=r"http://127\S+ cannot be reached \(ConnectError: .*; look at the network"):
         fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("HF_ENDPOINT", "huggingface.co")

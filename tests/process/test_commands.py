@@ -20,6 +20,7 @@ from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
 from dcfast.evaluate import convert_command, fetch_command, import_command, pack_command, sign_command, verify_command
+from dcfast.hub import assets_command as assets
 from dcfast.importing import command as importing
 from dcfast.index import refresh
 from dcfast.process import exit_codes
@@ -90,6 +91,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         lambda at: ["decontaminate", f"{at}/p", "--against", f"{at}/s", "--out", f"{at}/o"],
         decontaminate,
         "decontaminate_pool",
+    ),
+    "dcfast assets": (
+        cli.main,
+        lambda at: ["assets", "fetch", "lid.176", "--out", f"{at}/o"],
+        assets,
+        "fetch_assets",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),

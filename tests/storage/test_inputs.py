@@ -19,6 +19,9 @@ import pytest
 from dcfast.errors import CorruptDataError
 from dcfast.evaluate import bundle, evalset, hub_set, import_set, place_set, results, tasks
 from dcfast.filters import language, wordnet
+from dcfast.hub import read_lock
+from dcfast.hub.assets import read_assets_lock
+from dcfast.hub.transfer import hashes_of
 from dcfast.importing import datasets, pictures, tables
 from dcfast.importing import shards as imported_shards
 from dcfast.importing.account import Account
@@ -168,6 +171,9 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "class names of a set": ("names.txt", import_set._lines),
     "class names of a set, json": ("names.json", lambda path: import_set._named_classes([], False, str(path))),
     "score file": ("a.parquet", score_file),
+    "hub lock": ("hub.lock.json", read_lock),
+    "assets lock": ("assets.lock.json", lambda path: read_assets_lock(path.parent)),
+    "file of a hub": ("a.parquet", hashes_of),
     "progress of a run": ("progress.json", lambda path: recorder.read_progress(path.parent)),
 }
 """Input -> its file's name, and how it is read."""
@@ -248,7 +254,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
+    "hub/transfer.py", "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
     "doctor/checks.py", "evaluate/evaluation.py", "evaluate/bundle.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",

@@ -70,13 +70,13 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         staging.mkdir()
         yield staging
-        if target.exists():
+        if os.path.lexists(target):
             os.rename(target, old)
         os.rename(staging, target)
         fsync(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        if old.is_symlink():
+        if old.is_symlink() or old.is_file():
             old.unlink()
         shutil.rmtree(old, ignore_errors=True)
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import quote, urlsplit
-
-import numpy as np
-import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, HubError, did_you_mean, last_line
 from dcfast.hub.asset_table import ASSETS, Asset
@@ -23,8 +20,9 @@ from dcfast.hub.lock_file import LockedFile, is_sha256
 from dcfast.hub.transfer import Hashes, Server, agent, download, hashes_of, require_hub
 from dcfast.process.libraries import require_library
 from dcfast.storage.atomic import write_json
+from dcfast.storage.inputs import open_input
 from dcfast.storage.lock import locked
-from dcfast.storage.npz import load_array, write_npy
+from dcfast.storage.npz import Array, load_array, read_header, write_npy
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.storage.records import Record, plain, read_record, replaced
 from dcfast.storage.whole import fsync
@@ -37,7 +35,6 @@ _PART = ".fetching-"
 _ADVICE = "remove it: the next fetch writes another"
 _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL", "PYTHONUTF8", "VIRTUAL_ENV")
 """Of the environment, for the process that converts: no tokens, no addresses."""
-_ROWS = 65_536
 
 
 class LockedAsset(Record):
@@ -175,7 +172,7 @@ def _download(asset: Asset, url: str, folder: Path, expected: str) -> Hashes:
     """Fetches an asset's bytes beside its place; those of another hash are removed."""
 
     def refused(status: int, headers: Mapping[str, str], url: str) -> HubError:
-        return HubError(f"{url}: the server refuses it (status {status}); has it moved? --url-base names a mirror")
+        return HubError(f"{url}: the server refuses it (status {status}); name a mirror by --url-base")
 
     server = Server(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}", refused, {"User-Agent": agent()})
     part = folder / f"{_PART}{asset.file}"
@@ -224,15 +221,17 @@ def _converted(asset: Asset, folder: Path, entry: LockedAsset, *, say: Callable[
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise HubError(f"{source}: its conversion took more than {CONVERT_SECONDS} s; --no-convert leaves it") from None
+        raise HubError(
+            f"{source}: its conversion took more than {CONVERT_SECONDS} s; leave it as it is by --no-convert"
+        ) from None
     if done.returncode:
         said = last_line(done.stderr.decode("utf-8", "replace")).removeprefix("error: ")[:500]
         reason = said or f"the process ended by {done.returncode}: it took more memory or time than such a file needs"
         if not asset.sha256:  # what has a known hash is what was published, and the fault is here
             source.unlink()
             _lock(folder, asset.name, None)
-            reason += "; the file was removed"
-        raise HubError(f"{asset.name} cannot be converted: {reason}")
+            reason += "; what was fetched was removed"
+        raise HubError(f"{asset.name} cannot be converted: {reason}; leave it as it is by --no-convert")
     hashes = hashes_of(target)
     _lock(folder, asset.name, replaced(entry, converted=LockedFile(hashes.size, hashes.sha256)))
     say(f"{asset.name}: {target} ({hashes.size:,} bytes), for {asset.use}")
@@ -263,18 +262,16 @@ def _join_all(assets: Sequence[Asset], folder: Path, say: Callable[[str], None])
 
 
 def _join(parts: Sequence[Path], target: Path) -> None:
-    """Writes the rows of several arrays to one, a block at a time."""
-    arrays: list[npt.NDArray[np.generic]] = [load_array(part, mmap=True) for part in parts]
-    if len({(array.dtype, array.shape[1:]) for array in arrays}) != 1:
-        shapes = ", ".join(f"{part.name}: {a.dtype} {a.shape}" for part, a in zip(parts, arrays, strict=True))
+    """Writes the rows of several arrays to one. Memory: the largest of them."""
+    headers: list[Array] = []
+    for part in parts:
+        with open_input(part) as file:
+            headers.append(read_header(file)[0])
+    if len({(array.dtype, array.shape[1:]) for array in headers}) != 1:
+        shapes = ", ".join(f"{part.name}: {a.dtype} {a.shape}" for part, a in zip(parts, headers, strict=True))
         raise HubError(f"{target}: its parts do not fit together ({shapes}); fetch them from where they were published")
-
-    def blocks() -> Iterator[npt.NDArray[np.generic]]:
-        for array in arrays:
-            for begin in range(0, len(array), _ROWS):
-                yield array[begin : begin + _ROWS]
-
-    write_npy(target, (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype, blocks())
+    shape = (sum(array.shape[0] for array in headers), *headers[0].shape[1:])
+    write_npy(target, shape, headers[0].dtype, map(load_array, parts))
 
 
 def verify_assets(names: Sequence[str], folder: Path) -> dict[str, str]:

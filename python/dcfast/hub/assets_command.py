@@ -29,7 +29,7 @@ class AssetsOptions:
         "fetch NAME...: fetch assets, by names or patterns (in1k*); list: what there is, for what, under which terms; "
         "verify: compare what is here with its hashes",
         flags=("words",),
-        metavar="fetch|list|verify",
+        metavar="ACTION",
         gather=list,
     )
     out: str = option(
@@ -107,11 +107,11 @@ def _list(names: Sequence[str], folder: Path) -> int:
             if is_here
             else "not here"
         )
-        say("\n".join(_lines(asset, state)))
+        say("\n".join(_shown(asset, state)))
     return DONE
 
 
-def _lines(asset: Asset, state: str) -> list[str]:
+def _shown(asset: Asset, state: str) -> list[str]:
     made = f", becomes {asset.converted}" if asset.converted else ""
     return [
         f"{asset.name} ({state})",

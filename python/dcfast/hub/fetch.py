@@ -109,12 +109,7 @@ def fetch_repo(
         ValueError, TypeError: arguments.   RunError: another fetch into the folder is at work.   OSError.
     Memory: 1 kB a file of the repository, 2 MiB a file that is being fetched (8 at once).   Cost: what is there is
     hashed, at the speed of the disk.
-    Example::
-
-        try:
-            fetch_repo("owner/name", Path("out/metadata"), patterns=["*.parquet"], lock=Path("out/hub.lock.json"))
-        except DcfastError:
-            pass  # no network, or no such repository
+    Example: ``fetch_repo("owner/name", Path("out/files"), patterns=["*.parquet"], lock=Path("out/hub.lock.json"))``
     """
     check_arguments(repo, kind, patterns, required, revision)
     require_hub("fetching from the hub")

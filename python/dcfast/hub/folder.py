@@ -129,7 +129,7 @@ def verify_folder(folder: StrPath, lock: LockedRepo, *, threads: int | None = No
         lock: the repository's entry of a lock file: ``read_lock(path).repos[name]``.
         threads: None: one a core.
     Other files in the folder are nobody's business.   Cost: all of them are hashed.   Raises OSError.
-    Example: ``verify_folder("out/metadata", read_lock("out/hub.lock.json").repos["owner/name"]) == []``
+    Example: ``verify_folder("out/files", read_lock("out/hub.lock.json").repos["owner/name"]) == []``
     """
     place = Path(absolute(folder))
 

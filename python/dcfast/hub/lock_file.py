@@ -68,7 +68,7 @@ class LockedRepo(Record):
 class HubLock(Record):
     """A lock file: repository -> what was fetched of it.
 
-    Example: ``read_lock("hub.lock.json").repos["owner/name"].commit``
+    Example: ``read_lock("out/hub.lock.json").repos["owner/name"].commit``
     """
 
     format: int = FORMAT
@@ -82,7 +82,7 @@ def read_lock(path: StrPath) -> HubLock:
         CorruptDataError: no lock file, of a later format, or with names or hashes that none has; names file and entry.
         FileNotFoundError, OSError: it cannot be read.
     Memory: 1 kB a file.
-    Example: ``read_lock("hub.lock.json").repos["owner/name"].files["a.parquet"].size``
+    Example: ``read_lock("out/hub.lock.json").repos["owner/name"].files["a.parquet"].size == 4``
     """
     lock = read_record(path, HubLock, advice=_ADVICE)
     if lock.format != FORMAT:

@@ -38,12 +38,7 @@ def fetch_metadata(
         lock, update_lock, say: as for ``fetch_repo``; so are the errors and what happens after a kill.
     A folder that another download left unfinished is compared with what the hub tells and completed. Sizes by
     DataComp's own account: 3 GB at small, ten times as much at each larger scale; with npz 75 GB at small.
-    Example::
-
-        try:
-            fetch_metadata("small", Path("out"), lock=Path("out/hub.lock.json"))
-        except DcfastError:
-            pass  # no network
+    Example: ``fetch_metadata("small", Path("pool"), lock=Path("pool/hub.lock.json"))``
     """
     repo = metadata_repo(scale)
     below = "*/" if scale == "xlarge" else ""  # in folders part_0 to part_7, which the pool does without

@@ -78,7 +78,7 @@ def make_plan(
     if not plan.files:
         raise HubError(
             f"{repository.kind} {repository.name} at commit {plan.commit[:12]} has no file like "
-            f"{' or '.join(plan.patterns)}; is it the right repository? {repository.page}"
+            f"{' or '.join(plan.patterns)}; look at {repository.page}"
         )
     write_json(staging / PLAN_FILE, plain(plan))
     return plan
@@ -100,7 +100,7 @@ def _locked(repository: Repository, entry: LockedRepo, patterns: Sequence[str], 
             if listed[path].size != files[path].size or not same:
                 raise HubError(
                     f"{repository.lock}: {path} of {repository.name} is {files[path].said} there, and the hub says "
-                    f"{listed[path].said} of the same commit; was the file changed by hand? --update-lock renews it"
+                    f"{listed[path].said} of the same commit; restore the lock file, or renew it by --update-lock"
                 )
         files = {**listed, **files}
     return Plan(repository.name, repository.kind, "", entry.commit, list(patterns), files)
@@ -125,7 +125,10 @@ def _matching(repository: Repository, commit: str, patterns: Sequence[str]) -> d
         if matches(path, patterns):
             problem = "stands there twice" if path in found else fault_of_name(path)
             if problem:
-                raise HubError(f"{repository.name}: the file name {ascii(path)[:200]} {problem}; nothing was fetched")
+                raise HubError(
+                    f"{repository.name}: the file name {ascii(path)[:200]} {problem}; look at {repository.page}: "
+                    "nothing was fetched"
+                )
             found[path] = file
     return found
 
@@ -140,8 +143,8 @@ def check_required(repository: Repository, plan: Plan, required: Sequence[str]) 
     lacking = [pattern for pattern in required if not any(fnmatchcase(path, pattern) for path in plan.files)]
     if lacking:
         raise HubError(
-            f"{repository.kind} {repository.name} at commit {plan.commit[:12]} lacks {', '.join(lacking)}; is it the "
-            f"right repository? {repository.page}"
+            f"{repository.kind} {repository.name} at commit {plan.commit[:12]} lacks {', '.join(lacking)}; look "
+            f"at {repository.page}"
         )
 
 
@@ -154,13 +157,15 @@ def local_names(plan: Plan, *, flat: bool) -> dict[str, str]:
     for path in sorted(plan.files):
         name = path.rpartition("/")[2] if flat else path
         if name in taken:
-            raise HubError(f"{plan.repo}: {taken[name]} and {path} would both become {name}; nothing was fetched")
+            raise HubError(
+                f"{plan.repo}: {taken[name]} and {path} would both become {name}; leave one out of the patterns"
+            )
         taken[name] = path
     for name in taken:
         above = name.rpartition("/")[0]
         while above:
             if above in taken:
-                raise HubError(f"{plan.repo}: {above} is a file and a folder; nothing was fetched")
+                raise HubError(f"{plan.repo}: {above} is a file and a folder; leave one out of the patterns")
             above = above.rpartition("/")[0]
     return {path: name for name, path in taken.items()}
 

@@ -121,7 +121,9 @@ class Repository:
         value, _ = read_page(self.server, f"{address}/revision/{quote(revision, safe='')}" if revision else address)
         found = as_record(value, _Info, self._where).sha
         if not is_commit(found):
-            raise HubError(f"{self._where}: expected a commit of 40 hex digits; got {ascii(found)[:80]}: is it a hub?")
+            raise HubError(
+                f"{self._where}: expected a commit of 40 hex digits; got {ascii(found)[:80]}: look at HF_ENDPOINT"
+            )
         return found
 
     def files(self, commit: str) -> Iterator[tuple[str, Listed]]:
@@ -135,7 +137,7 @@ class Repository:
         while True:
             query = urlencode({"recursive": "true", **({"cursor": cursor} if cursor else {})})
             value, following = read_page(self.server, f"{address}?{query}")
-            entries = as_record(value, list[_Entry], self._where, "is HF_ENDPOINT a hub?")
+            entries = as_record(value, list[_Entry], self._where, "look at HF_ENDPOINT: is it a hub?")
             for entry in entries:
                 if entry.type == "file":
                     yield entry.path, self._listed(entry)
@@ -145,12 +147,16 @@ class Repository:
             if not cursor:
                 return
             if count > MOST_FILES or cursor == before:
-                raise HubError(f"{self._where}: the listing has no end (more than {count:,} entries); is it a hub?")
+                raise HubError(
+                    f"{self._where}: the listing has no end (more than {count:,} entries); look at HF_ENDPOINT"
+                )
 
     def _listed(self, entry: _Entry) -> Listed:
         file = Listed(entry.size, "", entry.oid) if entry.lfs is None else Listed(entry.lfs.size, entry.lfs.oid, "")
         if not (is_commit(file.blob) or is_sha256(file.sha256)):
-            raise HubError(f"{self._where}: of {ascii(entry.path)[:200]} it tells no hash that there is: is it a hub?")
+            raise HubError(
+                f"{self._where}: of {ascii(entry.path)[:200]} it tells no hash; look at HF_ENDPOINT: is it a hub?"
+            )
         return file
 
     @property
@@ -164,22 +170,19 @@ class Repository:
         where = f"{self._where} ({status}{f': {said}' if said else ''})"
         has_token = "Authorization" in self.server.headers
         if code == "GatedRepo" or status == 403:
-            token = "that HF_TOKEN belongs to" if has_token else "and set HF_TOKEN to a token of it"
-            return HubError(f"{where}: its terms have to be accepted first: at {self.page}, by the account {token}")
-        if code == "RevisionNotFound":
-            return HubError(f"{where}: {self._gone}")
-        if code == "EntryNotFound":
-            path = unquote(url.rpartition("/resolve/")[2].partition("/")[2])
-            return HubError(f"{where}: file {path} is no longer there: {self._gone}")
+            how = "with the account of HF_TOKEN" if has_token else "and set HF_TOKEN to a token of that account"
+            return HubError(f"{where}: its terms were not accepted; open {self.page}, accept them there {how}")
+        path = unquote(url.rpartition("/resolve/")[2].partition("/")[2])
+        what = f"file {path}" if code == "EntryNotFound" else f"the commit {self.fixed_by}" if self.fixed_by else "it"
+        if code in ("RevisionNotFound", "EntryNotFound") and self.fixed_by:
+            return HubError(f"{where}: {what} has vanished; take what is there today by --update-lock")
+        if code in ("RevisionNotFound", "EntryNotFound"):
+            return HubError(
+                f"{where}: there is no such revision, or file; name a branch, a tag or a commit that it has"
+            )
         if status == 401 or code == "RepoNotFound" or status == 404:
             token = "HF_TOKEN may not read it" if has_token else "set HF_TOKEN to a token that may read it"
             return HubError(
                 f"{where}: there is no such {self.kind}, or no longer, or it is private ({token}); look at {self.page}"
             )
         return HubError(f"{where}: the hub refuses; look at {self.page}")
-
-    @property
-    def _gone(self) -> str:
-        if self.fixed_by:
-            return f"the commit {self.fixed_by} has vanished; --update-lock takes what is there today"
-        return "there is no such revision; name a branch, a tag or a commit that it has"

@@ -142,7 +142,7 @@ def read_page(server: Server, url: str, most: int = MOST_JSON_BYTES) -> tuple[Js
             for chunk in _chunks(server, response):
                 body += chunk
                 if len(body) > most:
-                    raise HubError(f"{server.name} answers with more than {most:,} bytes where a listing was asked for")
+                    raise HubError(f"{server.name} lists more than {most:,} bytes on a page; look at HF_ENDPOINT")
             return bytes(body), str(response.links.get("next", {}).get("url", ""))
 
     data, following = _repeated(server, once)
@@ -150,8 +150,8 @@ def read_page(server: Server, url: str, most: int = MOST_JSON_BYTES) -> tuple[Js
         return parse_json(data), following
     except ValueError as error:
         raise HubError(
-            f"{server.name} answers with no listing ({error}); is HF_ENDPOINT a hub, and is no proxy in between that "
-            "wants a log-in?"
+            f"{server.name} answers with no listing ({error}); look at HF_ENDPOINT, and whether a proxy in between "
+            "wants a log-in"
         ) from None
 
 
@@ -278,7 +278,7 @@ class _File:
             sent = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status_code != 206 or sent is None or int(sent[1]) != offset:
                 got = f"status {response.status_code}, Content-Range {response.headers.get('Content-Range', '')[:60]!r}"
-                raise HubError(f"{self._url}: asked for the bytes from {offset:,}; got {got}")
+                raise HubError(f"{self._url}: expected the bytes from {offset:,}; got {got}: fetch it by hand")
             total = None if sent[3] == "*" else int(sent[3])
         if total is not None and self._size is not None and total != self._size:
             raise HubError(
@@ -289,7 +289,7 @@ class _File:
         if total is None and response.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
             raise HubError(f"{self._url}: the server does not tell where it ends; fetch it from another, or by hand")
         if total is not None and total > self._most:
-            raise HubError(f"{self._url}: it has {total:,} bytes; at most {self._most:,} are taken of it")
+            raise HubError(f"{self._url}: it has {total:,} bytes; expected at most {self._most:,}: look at its address")
         return total
 
 
@@ -307,14 +307,18 @@ def _answer(server: Server, url: str, headers: Mapping[str, str]) -> Iterator[An
         ) as response:
             server.has_answered = True
             if urlsplit(url).scheme == "https" and response.url.scheme != "https":
-                raise HubError(f"{url}: the server sends on to {response.url.scheme}, where anybody could change it")
+                raise HubError(
+                    f"{url}: the server sends on to {response.url.scheme}, which anybody could change; name another"
+                )
             yield response
     except OfflineModeIsEnabled:
-        raise HubError(f"{server.name}: nothing is fetched, because HF_HUB_OFFLINE is set; unset it to fetch") from None
+        raise HubError(
+            f"{server.name}: nothing is fetched, because HF_HUB_OFFLINE is set; remove it from the environment"
+        ) from None
     except HTTPError as error:
         kind, text = type(error).__name__, first_line(error)[:200]
         if kind in _PERMANENT:
-            raise HubError(f"{url}: the server cannot be followed ({kind}: {text}); is its address right?") from None
+            raise HubError(f"{url}: the server cannot be followed ({kind}: {text}); look at its address") from None
         raise _AgainError(f"{kind}: {text}") from None
 
 
@@ -385,8 +389,7 @@ def _repeated(server: Server, work: Callable[[], T]) -> T:
 def _given_up(server: Server, reason: str, tries: int) -> HubError:
     if not server.has_answered:
         return HubError(
-            f"{server.name} cannot be reached ({reason}); is there a network, and are HTTPS_PROXY and HF_ENDPOINT as "
-            "they should be?"
+            f"{server.name} cannot be reached ({reason}); look at the network, at HTTPS_PROXY and at HF_ENDPOINT"
         )
     return HubError(
         f"{server.name} failed {tries} times in a row ({reason}); give the same command again later: it goes on where "
