@@ -22,7 +22,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
   dcfast acquire ...    a pool from the net: the metadata of a scale, or lists of your own, and the images of their URLs
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
-  dcfast evalsets ...   import FOLDER: an evaluation set of your own; sign SETS: a file by which such pictures are found
+  dcfast evalsets ...   fetch or convert DataComp's 40 sets, verify, pack, unpack them; import FOLDER: a set of yours;
+                        sign SETS: a file by which pictures of sets are found in a pool
   dcfast decontaminate ...   with {decontaminate}: a pool compared with such files (python -m dcfast.decontamination)
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
@@ -102,8 +103,10 @@ def parsers() -> dict[str, list[ArgumentParser]]:
     """Every command's parsers, by its name: of a stage that is a program too, both. Cost: two seconds of imports."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
-    found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
-    found["evalsets"].append(importlib.import_module(PROGRAMS["evalsets"]).sign_parser())
+    programs = {name: importlib.import_module(module) for name, module in PROGRAMS.items()}
+    found = {
+        name: program.parsers() if name == "evalsets" else [program.parser()] for name, program in programs.items()
+    }
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():
         found[name] = [run.parser(name)]

@@ -33,6 +33,7 @@ NOT_RUN = {
     r"ViT-\w+-\d+:openai": "weights from a model hub",
     r"isc_ft_v107\.pth": "the weights of ISC's winner",
     r"--device cuda": "a GPU",
+    r"evalsets fetch": "Hugging Face's hub",
     r"--sets cifar10": "evaluation sets of DataComp's",
     r"torchrun|srun|--ray-address": "several machines",
     r"(python -m dcfast\.run|env/bin/dcfast run)\s*(#|$)": "the whole workflow, ten minutes: .ci/run does it",

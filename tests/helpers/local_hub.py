@@ -65,6 +65,7 @@ class _Repo:
     kind: str
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     head: str = ""
+    branches: dict[str, str] = field(default_factory=dict)
     token: str = ""
 
 
@@ -89,14 +90,19 @@ class LocalHub:
     ended: threading.Event = field(default_factory=threading.Event)
     _door: threading.Lock = field(default_factory=threading.Lock)
 
-    def commit(self, repo: str, files: Mapping[str, bytes]) -> str:
-        """Makes a commit that holds these files and no others the head of a repository; returns its id."""
+    def commit(self, repo: str, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Makes a commit that holds these files and no others the head of a repository, or of a branch; returns its
+        id."""
         what = self.repos[repo]
         names = json.dumps([len(what.commits), *((name, hashlib.sha1(files[name]).hexdigest()) for name in files)])
-        what.head = hashlib.sha1(f"{repo} {names}".encode()).hexdigest()
-        what.commits[what.head] = dict(files)
+        made = hashlib.sha1(f"{repo} {names}".encode()).hexdigest()
+        what.commits[made] = dict(files)
         self.blobs |= {hashlib.sha256(data).hexdigest(): data for name, data in files.items() if is_lfs(name)}
-        return what.head
+        if branch == "main":
+            what.head = made
+        else:
+            what.branches[branch] = made
+        return made
 
     def head(self, repo: str) -> str:
         """The id of the last commit."""
@@ -251,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo.token and self._token() != repo.token:
             self._error(401, "RepoNotFound", "Invalid username or password.")
             return None
-        commit = repo.head if revision == "main" else revision
+        commit = repo.head if revision == "main" else repo.branches.get(revision, revision)
         if commit not in repo.commits:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return None
@@ -265,6 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "", "no such address")
             return
         kind, name, what, revision, below = asked.groups()
+        if what == "revision" and below:
+            revision = f"{revision}/{below}"  # a branch such as refs/convert/parquet
         found = self._repo(kind, name, revision or "main")
         if found is None:
             return
