@@ -28,6 +28,7 @@ OWN = (
     "FilterError",
     "CheckpointError",
     "RunError",
+    "HubError",
     "NonFiniteLossError",
 )
 STATUS = {

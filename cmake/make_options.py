@@ -59,8 +59,8 @@ def text() -> str:
     from dcfast.dedup.calibration.command import parser as calibrate
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
-    from dcfast.evaluate.sets_command import parser as import_evalset
-    from dcfast.evaluate.sets_command import sign_parser as sign_evalsets
+    from dcfast.evaluate.sets_command import parsers as evalsets
+    from dcfast.hub.assets_command import parser as assets
     from dcfast.importing.command import parser as import_pool
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
@@ -78,8 +78,7 @@ def text() -> str:
         "python -m dcfast.run": run(),
         "dcfast acquire": acquire(),
         "dcfast import": import_pool(),
-        "dcfast evalsets import": import_evalset(),
-        "dcfast evalsets sign": sign_evalsets(),
+        **{parser.prog: parser for parser in evalsets()},
         "dcfast decontaminate --against": decontaminate(),
         "dcfast dedup POOL": dedup(),
         "python -m dcfast.study": study(),
@@ -92,6 +91,7 @@ def text() -> str:
         "dcfast inspect": inspect(),
         "dcfast calibrate": calibrate(),
         "dcfast export": export(),
+        "dcfast assets": assets(),
         "dcfast doctor": doctor(),
     }
     head = HEAD.format(codes="\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))

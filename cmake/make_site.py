@@ -32,7 +32,7 @@ PAPERS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 # Captions and pages, in order. A page that is not named here stands under the last; one that is not there is left out.
 CONTENTS = {
-    "Begin": ("first_pool", "install", "coming_from", "import", "pipeline", "cluster"),
+    "Begin": ("first_pool", "install", "coming_from", "acquire", "import", "assets", "pipeline", "cluster"),
     "The workflow": (
         "filters",
         "dedup",
@@ -72,6 +72,7 @@ API = {
     "dcfast.interop": "Index files of other tools",
     "dcfast.world": "The built-in world",
     "dcfast.acquire": "A pool from the net",
+    "dcfast.hub": "Files of Hugging Face's hub",
     "dcfast.errors": "Errors",
 }
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from dcfast import cli
 from dcfast.evaluate import __main__ as evaluate
+from dcfast.evaluate.sets_command import ACTIONS
 from dcfast.process.parser import ArgumentParser
 from dcfast.run import workflow
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
@@ -96,10 +97,12 @@ def forms() -> list[tuple[list[str], ArgumentParser]]:
     """The words of every command, in each form that it has, with its parser."""
     made = []
     for name, parsers in cli.parsers().items():
-        words = [["import"], ["sign"]] if name == "evalsets" else [[], PROGRAM_WORDS.get(name, [])]
-        for its, parser in zip(words, parsers, strict=False):
-            places = [action for action in parser.shown_actions() if not action.option_strings]
-            made.append(([name, *(its or ["x"] * len(places)), *(["x"] if name == "evalsets" else [])], parser))
+        words = [[], PROGRAM_WORDS.get(name, [])]
+        for its, parser in zip(
+            [[action] for action in ACTIONS] if name == "evalsets" else words, parsers, strict=False
+        ):
+            places = ["x" for action in parser.shown_actions() if not action.option_strings]
+            made.append(([name, *its, *(places if name == "evalsets" or not its else [])], parser))
     return made
 
 
@@ -127,7 +130,7 @@ def test_every_command_takes_the_options_of_its_help(
 ) -> None:
     all_forms = forms()
     assert {words[0] for words, _ in all_forms} == {*cli.PROGRAMS, *STAGES}
-    assert len(all_forms) == len(cli.PROGRAMS) + len(STAGES) + len(PROGRAM_WORDS) + 1
+    assert len(all_forms) == len(cli.PROGRAMS) + len(STAGES) + len(PROGRAM_WORDS) + len(ACTIONS) - 1
     for words, parser in all_forms:
         for option in options_of(parser):
             assert refusal([*words, f"{option}=1"], monkeypatch, capsys) == "", (words, option)
@@ -171,4 +174,5 @@ def test_the_nearest_option_and_action_are_named(
         assert f"did you mean {option!r}?" in said, (words, said)
     with pytest.raises(SystemExit):
         cli.main(["evalsets", "sing"])
-    assert "expected import or sign as the first word; got 'sing'; did you mean 'sign'?" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"expected one of {', '.join(ACTIONS)} as the first word; got 'sing'; did you mean 'sign'?" in said

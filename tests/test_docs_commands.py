@@ -106,7 +106,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(pictures):
         shell(folder, f"mkdir -p FOLDER/c{number % 2}; tar xf {SHARD} -C FOLDER/c{number % 2} {name}")
     shell(folder, f"dcfast run --pool data/pool --evalsets data/evalsets {data} --out runs/mine")
-    (folder / "pool").symlink_to(folder / "data/pool")
+    for name in ("pool", "evalsets"):
+        (folder / name).symlink_to(folder / "data" / name)
+    for name in ("new", "2023", "2024"):
+        shutil.copytree(folder / "data/pool", folder / "data" / name)
+    torch.save(torch.nn.functional.normalize(torch.ones(4, 256)), folder / "eval_dedup_embeddings.pt")
     (folder / "OTHER").symlink_to(folder / "runs/mine")
     for name in ("subset.npy", "other.npy"):
         shutil.copy(folder / "runs/mine/subset.npy", folder / name)
@@ -136,13 +140,14 @@ def shell(folder: Path, line: str) -> str:
 
 
 def filled_in(text: str, folder: Path) -> str:
-    """A text of the documents for this folder: what stands for a path, a uid or a model of the reader's is ours."""
+    """A text of the documents for this folder: a path, a uid, a model or a GPU of the reader's becomes ours."""
     uid = uid_format(load_subset(folder / "subset.npy")[:1], as_list=True)[0]
     text = re.sub("00112233445566778899aabbccddeeff|0123456789abcdef0123456789abcdef", uid, text)
     text = text.replace("00000012.tar/000120034", f"00000000.tar/{members(folder)[0].partition('.')[0]}")
     text = text.replace("--evalsets DIR", "--evalsets data/evalsets")
     text = text.replace("calibrate POOL/shards EVALSETS", "calibrate data/pool/shards data/evalsets")
     text = text.replace("--model ViT-B-32 --checkpoint", "--model dcfast-tiny --checkpoint")
+    text = re.sub(r'device=("cuda"|\["cuda.*?\])', 'device="cpu"', text)
     return re.sub(r"(?<![\w/])/data/", f"{folder}/data/", text)
 
 

@@ -15,7 +15,7 @@ import re
 import runpy
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast import interop
 from evalset_builder import NAMES, colour_clip, labelled, write_set
+from local_hub import local_hub
 from pool_builder import plain_pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,6 +121,18 @@ def tensor(value: Any) -> Any:
     return torch.tensor(value, requires_grad=True)
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub, and what was fetched from it before."""
+    from dcfast.hub import fetch_repo
+
+    monkeypatch.setattr("dcfast.hub.repository._token", lambda: None)
+    with local_hub({"owner/name": {"a.parquet": b"PAR1"}}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        fetch_repo("owner/name", Path("out/files"), patterns=["*.parquet"], lock=Path("out/hub.lock.json"))
+        yield
+
+
 def small_training() -> Any:
     from dcfast.train import TrainSource
     from train_builder import small
@@ -177,11 +190,15 @@ def run_code(code: str, space: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_example(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_example(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, request: pytest.FixtureRequest
+) -> None:
     shutil.copytree(world, tmp_path / "world")  # with its times, which the index knows
     monkeypatch.chdir(tmp_path / "world")
     value, codes = PUBLIC[name], examples(PUBLIC[name])
     space = names("\n".join(codes), name.rpartition(".")[0])
+    if "hub" in name.lower() and "lock.json" in "".join(codes):
+        request.getfixturevalue("hub")
     if value is dcfast.errors.PluginError:
         monkeypatch.syspath_prepend("site")
     is_error = inspect.isclass(value) and issubclass(value, Exception)

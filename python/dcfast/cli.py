@@ -22,7 +22,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
   dcfast acquire ...    a pool from the net: the metadata of a scale, or lists of your own, and the images of their URLs
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
-  dcfast evalsets ...   import FOLDER: an evaluation set of your own; sign SETS: a file by which such pictures are found
+  dcfast evalsets ...   fetch or convert DataComp's 40 sets, verify, pack, unpack them; import FOLDER: a set of yours;
+                        sign SETS: a file by which pictures of sets are found in a pool
   dcfast decontaminate ...   with {decontaminate}: a pool compared with such files (python -m dcfast.decontamination)
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
@@ -34,6 +35,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
   dcfast calibrate ...  which thresholds find which edited copies of your pictures, and how many hits are chance
   dcfast export ...     a checkpoint as a folder that open_clip loads without dcfast
+  dcfast assets ...     fetch, list or verify what others publish and filters read, and weights (docs/assets.md)
   dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
   dcfast --completion SHELL   a script that completes commands and options in bash, zsh or fish
@@ -53,6 +55,7 @@ PROGRAMS = {
     "inspect": "dcfast.inspection.command",
     "calibrate": "dcfast.dedup.calibration.command",
     "export": "dcfast.models.export",
+    "assets": "dcfast.hub.assets_command",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""
@@ -100,8 +103,10 @@ def parsers() -> dict[str, list[ArgumentParser]]:
     """Every command's parsers, by its name: of a stage that is a program too, both. Cost: two seconds of imports."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
-    found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
-    found["evalsets"].append(importlib.import_module(PROGRAMS["evalsets"]).sign_parser())
+    programs = {name: importlib.import_module(module) for name, module in PROGRAMS.items()}
+    found = {
+        name: program.parsers() if name == "evalsets" else [program.parser()] for name, program in programs.items()
+    }
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():
         found[name] = [run.parser(name)]

@@ -123,6 +123,13 @@ class RunError(DcfastError, RuntimeError):
     """
 
 
+class HubError(DcfastError, RuntimeError):
+    """What was to be fetched from a hub or another server did not come, or is not what it was said to be.
+
+    Example: ``fetch_repo("owner/nothing", Path("none"), patterns=["*"], lock=Path("none.lock.json"))`` raises it.
+    """
+
+
 class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it.
 

@@ -29,18 +29,19 @@ NOT_DCFAST = {
 """Name of a program that is not ours -> why no test runs it."""
 
 NOT_RUN = {
+    r"--assume-gpu": "a pool of more samples than a batch of that scale has",
     r"ViT-\w+-\d+:openai": "weights from a model hub",
     r"isc_ft_v107\.pth": "the weights of ISC's winner",
     r"--device cuda": "a GPU",
+    r"evalsets fetch": "Hugging Face's hub",
     r"--sets cifar10": "evaluation sets of DataComp's",
     r"torchrun|srun|--ray-address": "several machines",
-    r"python -m dcfast\.run\s*(#|$)": "the whole workflow at tiny, ten minutes: .ci/run does it by make run",
+    r"(python -m dcfast\.run|env/bin/dcfast run)\s*(#|$)": "the whole workflow, ten minutes: .ci/run does it",
     r"dcfast\.study|dcfast study": "two hours: make study",
     r"/data/runs/mine-large": "the checkpoint of a training on several machines",
     r"--scale (small|large)(?!.*(--no-train|--to ))": "training at a scale of DataComp, a GPU for hours",
     r"python -m dcfast\.train --scale small": "training at a scale of DataComp, a GPU for hours",
     r"RemoteOptions": "shards behind URLs",
-    r"kmeans\(points": "a GPU, and embeddings of one's own",
     r"import duckdb": "DuckDB, which nothing of dcfast needs",
     r"import faiss": "faiss, which nothing of dcfast needs",
     r"def encode\(piece\)": "a part of a training program of one's own",

@@ -25,6 +25,7 @@ SIDE = 32
 MODULES = {
     "images/signatures.py": "signatures",
     "images/blur.py": "blur",
+    "images/resize.py": "resize",
     "features/pairs.py": "features",
     "evaluate/embed.py": "evaluation",
     "report/page/images.py": "page",
@@ -138,6 +139,11 @@ class Readers:
 
         return [self._takes(blurred, data, ValueError) for data in self.files]
 
+    def resize(self) -> list[bool]:
+        from dcfast.images.resize import ResizeOptions, resize_image
+
+        return [self._takes(lambda d: resize_image(d, ResizeOptions(how="exact")), data) for data in self.files]
+
     def training(self) -> list[bool]:
         return [self._takes(lambda d: PilDecoder()(memoryview(d), self._whole, SIDE), data) for data in self.files]
 
@@ -171,7 +177,7 @@ class Readers:
         readers: dict[str, Callable[[], list[bool]]] = {
             "signatures": self.signatures, "features": self.features, "evaluation": self.evaluation,
             "training": self.training, "reduced training": self.reduced_training, "page": self.page, "blur": self.blur,
-            "descriptors": self.descriptors, "calibration": self.calibration,
+            "descriptors": self.descriptors, "calibration": self.calibration, "resize": self.resize,
         }  # fmt: skip
         try:
             require_dali()

@@ -144,6 +144,8 @@ OVER = {
     ),
 }
 """(file, status): over a bound; none takes them."""
+NOT_BY_PILLOW = {"bmp, too many runs"}
+"""Over bounds of what Pillow does in Python, and OpenCV in no time."""
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_every_path_decides_alike_and_soon(name: str, tmp_path: Path) -> None:
     begin = time.process_time()
     taken = readers.all()
     assert time.process_time() - begin < SECONDS
-    assert taken == {reader: [name in TEXTS] for reader in taken}
+    assert taken == {reader: [name in TEXTS or (reader == "resize" and name in NOT_BY_PILLOW)] for reader in taken}
     if name in OVER:
         with pytest.raises(BadImage) as refused:
             decode_image(data)

@@ -20,7 +20,8 @@ from dcfast.decontamination import command as decontaminate
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
-from dcfast.evaluate import sets_command as evalsets
+from dcfast.evaluate import convert_command, fetch_command, import_command, pack_command, sign_command, verify_command
+from dcfast.hub import assets_command as assets
 from dcfast.importing import command as importing
 from dcfast.index import refresh
 from dcfast.process import exit_codes
@@ -75,23 +76,34 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         "acquire_pool",
     ),
     "dcfast import": (cli.main, lambda at: ["import", f"{at}/d", "--out", f"{at}/o"], importing, "import_pool"),
-    "dcfast evalsets import": (
-        cli.main,
-        lambda at: ["evalsets", "import", f"{at}/d", "--out", f"{at}/o"],
-        evalsets,
-        "import_evalset",
-    ),
-    "dcfast evalsets sign": (
-        cli.main,
-        lambda at: ["evalsets", "sign", f"{at}/d", "--out", f"{at}/o"],
-        evalsets,
-        "sign_evalsets",
-    ),
+    **{
+        f"dcfast evalsets {words[0]}": (
+            cli.main,
+            lambda at, words=words: ["evalsets", *(word.replace("AT", str(at)) for word in words)],
+            module,
+            work,
+        )
+        for words, module, work in (
+            (["fetch", "--out", "AT/o"], fetch_command, "fetch_sets"),
+            (["convert", "AT/d", "--out", "AT/o"], convert_command, "convert_sets"),
+            (["verify", "AT/d"], verify_command, "verify_sets"),
+            (["pack", "AT/d", "--out", "AT/o"], pack_command, "pack_sets"),
+            (["unpack", "AT/d", "--out", "AT/o"], pack_command, "unpack_sets"),
+            (["import", "AT/d", "--out", "AT/o"], import_command, "import_evalset"),
+            (["sign", "AT/d", "--out", "AT/o"], sign_command, "sign_evalsets"),
+        )
+    },
     "dcfast decontaminate --against": (
         cli.main,
         lambda at: ["decontaminate", f"{at}/p", "--against", f"{at}/s", "--out", f"{at}/o"],
         decontaminate,
         "decontaminate_pool",
+    ),
+    "dcfast assets": (
+        cli.main,
+        lambda at: ["assets", "fetch", "lid.176", "--out", f"{at}/o"],
+        assets,
+        "fetch_assets",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),

@@ -34,9 +34,9 @@ from strict_page import Page
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
 TOP_KEYS = (
-    "version run standard departures index signatures fates reasons filter subset repeated contamination dedup gallery "
-    "draw quarantine damage reshard verify world notes timings files manifest overlap clip_scores source_scores "
-    "rules_truth look_problem comparison scores training verdict"
+    "version run standard departures acquired index signatures fates reasons filter subset repeated contamination "
+    "dedup gallery draw quarantine damage reshard verify world notes timings files manifest overlap clip_scores "
+    "source_scores rules_truth look_problem comparison scores training verdict"
 )
 
 

@@ -17,8 +17,11 @@ from typing import Any
 import dcfast
 import pytest
 from dcfast.errors import CorruptDataError
-from dcfast.evaluate import evalset, hub_set, import_set, results, tasks
+from dcfast.evaluate import bundle, evalset, hub_set, import_set, place_set, results, tasks
 from dcfast.filters import language, wordnet
+from dcfast.hub import read_lock
+from dcfast.hub.assets import read_assets_lock
+from dcfast.hub.hashes import hashes_of
 from dcfast.importing import datasets, pictures, tables
 from dcfast.importing import shards as imported_shards
 from dcfast.importing.account import Account
@@ -35,7 +38,7 @@ from dcfast.resharding import boxes
 from dcfast.resharding.sources import open_subset
 from dcfast.rundir import claim, recorder, summaries
 from dcfast.stages.filter import score_files
-from dcfast.storage.atomic import link_or_copy
+from dcfast.storage.atomic import copy_file, link_or_copy
 from dcfast.storage.hashing import hash_file, sha256_file
 from dcfast.storage.inputs import check_input, open_input, read_input
 from dcfast.storage.json_files import read_json
@@ -97,6 +100,11 @@ def score_file(path: Path) -> Any:
     return list(score_files._score_batches(str(path), "score", [0]))
 
 
+def packed_file(path: Path) -> None:
+    state = place_set.SetFile(3, "0" * 64)
+    bundle.write_bundle(path.parent / "b.tar", {"wds_a_test/test/0.tar": (path, state)}, lambda size: None)
+
+
 def energon_members(path: Path) -> Any:
     (path.parent / ".info.json").write_text('{"shard_counts": {}}')
     return read_energon_members(path.parents[1])
@@ -133,6 +141,10 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "class names": ("classnames.txt", lambda path: evalset._lines(path, "")),
     "riddles": ("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
     "tasks": ("tasks.json", tasks.read_task_table),
+    "bundle of sets": ("b.tar", lambda path: bundle.open_bundle(str(path)).__enter__()),
+    "file of a bundle": ("0.tar", packed_file),
+    "file of a set that is hashed": ("0.tar", place_set.file_state),
+    "copied": ("a.tar", lambda path: copy_file(path, path.parent / "copy")),
     "results": ("eval_results.jsonl", results.load_results),
     "checkpoint": ("a.pt", checkpoint),
     "checkpoint, safetensors": ("a.safetensors", checkpoint),
@@ -159,6 +171,9 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "class names of a set": ("names.txt", import_set._lines),
     "class names of a set, json": ("names.json", lambda path: import_set._named_classes([], False, str(path))),
     "score file": ("a.parquet", score_file),
+    "hub lock": ("hub.lock.json", read_lock),
+    "assets lock": ("assets.lock.json", lambda path: read_assets_lock(path.parent)),
+    "file of a hub": ("a.parquet", hashes_of),
     "progress of a run": ("progress.json", lambda path: recorder.read_progress(path.parent)),
 }
 """Input -> its file's name, and how it is read."""
@@ -239,8 +254,8 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
-    "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
+    "hub/transfer.py", "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
+    "doctor/checks.py", "evaluate/evaluation.py", "evaluate/bundle.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",

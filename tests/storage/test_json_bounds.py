@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
-from dcfast.evaluate import evalset, hub_set, import_set, results, scores, tasks
+from dcfast.evaluate import bundle, evalset, hub_set, import_set, place_set, results, scores, tasks
 from dcfast.importing import pictures, samples, tables
 from dcfast.importing.account import Account
 from dcfast.importing.fields import CAPTIONS, captions_of
@@ -133,6 +134,15 @@ def ratarmount_stats(path: Path) -> Any:
     return read_ratarmount(index)
 
 
+def bundle_of(path: Path) -> Any:
+    """A bundle whose manifest is the text of the file, and has the right hash."""
+    text = path.read_bytes()
+    name = f"dcfast-evalsets-{hashlib.sha256(text).hexdigest()}.json"
+    path.write_bytes(bundle._header(name, len(text)) + text + bundle._padding(len(text)) + bundle._END)
+    with bundle.open_bundle(str(path)) as opened:
+        return opened.manifest
+
+
 PIECE = square.piece("a/b", "0")(value=1, output="o")
 
 REFUSES: dict[str, Reader] = {
@@ -143,6 +153,8 @@ REFUSES: dict[str, Reader] = {
     "rundir/claim.py": at("settings.json", claim.read_settings),
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
+    "evaluate/bundle.py": at("b.tar", bundle_of),
+    "evaluate/place_set.py": at("dcfast_set.json", lambda path: place_set.read_set_record(path.parent)),
     "evaluate/tasks.py": at("tasks.json", tasks.read_task_table),
     "evaluate/import_set.py": at("classes.json", lambda path: import_set._named_classes(["a"], False, str(path))),
     "index/pool_index.py": at("index.json", pool_index._read_layout),
@@ -183,6 +195,7 @@ ELSEWHERE = {
     "resharding/edit.py": "test_a_sample_keeps_its_numbers",
     "rundir/settings.py": "test_a_command_line",
     "train/settings.py": "a word of a command line: what is no JSON is text",
+    "hub/transfer.py": "an answer of a hub; tests/hub/test_hub_faults.py",
     "train/meeting.py": "what rank 0 says to the others; tests/train/test_train_ranks.py",
     "run/training_plan.py": "what the training itself wrote, and what is odd in it is another training",
     "dedup/signature_file.py": "the header of a signature file; tests/dedup/test_signature_file.py",

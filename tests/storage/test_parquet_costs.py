@@ -143,6 +143,20 @@ def test_batches_are_bounded_and_hold_all(name: str, uid_from: str, tmp_path: Pa
         assert len(batches) > 8
 
 
+def test_what_was_read_is_let_go(tmp_path: Path) -> None:
+    """A file of many row groups takes no more memory at its end than at its beginning."""
+    drawn = np.random.default_rng(0)
+    schema = pa.schema({"image": pa.binary()})
+    with pq.ParquetWriter(tmp_path / "x.parquet", schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(30):
+            writer.write_table(pa.table({"image": [drawn.bytes(100_000) for _ in range(10)]}, schema))
+    before = pa.total_allocated_bytes()
+    with ParquetFile(tmp_path / "x.parquet") as file:
+        held = [pa.total_allocated_bytes() - before for _ in file.batches(rows=10)]
+    assert len(held) == 30
+    assert max(held) < 8 << 20
+
+
 @pytest.mark.usefixtures("low")
 @pytest.mark.parametrize("name", BEYOND)
 def test_what_is_beyond_is_named(name: str, tmp_path: Path) -> None:

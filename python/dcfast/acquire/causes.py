@@ -37,6 +37,7 @@ CAUSES: dict[str, Cause] = {
     "host_down": Cause(FAILED_DOWNLOAD, False, True, "not asked: its host failed many times in a row"),
     "redirects": Cause(FAILED_DOWNLOAD, False, False, "redirected in a loop, too often, or to no URL"),
     "invalid_url": Cause(FAILED_DOWNLOAD, False, False, "no http(s) URL"),
+    "bad_row": Cause(FAILED_DOWNLOAD, False, False, "its row of the list has texts or boxes without end"),
     "private_address": Cause(FAILED_DOWNLOAD, False, False, "leads to a private address (--allow-private)"),
     "robots": Cause(FAILED_DOWNLOAD, False, False, "robots.txt disallows it"),
     "robots_unreachable": Cause(FAILED_DOWNLOAD, False, True, "robots.txt cannot be had (5xx)"),

@@ -129,6 +129,8 @@ class _Work:
 
     async def _get(self, row: Row, host: str, began: float) -> str:
         """An attempt; the host of the answer. FetchError: why there is none."""
+        if row.problem:
+            raise FetchError("bad_row", row.problem)
         if self._turns.is_down(host):
             message = f"{host} failed {self._options.host_failures} times in a row"
             raise self._last.pop(row.number, None) or FetchError("host_down", message)

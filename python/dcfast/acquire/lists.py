@@ -27,7 +27,7 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
         from dcfast.hub.metadata import fetch_metadata
 
         lock = out / LOCK_FILE
-        fetch_metadata(options.scale, folder, npz=options.npz, lock=lock, update_lock=options.update_lock, say=say)
+        fetch_metadata(options.scale, out, npz=options.npz, lock=lock, update_lock=options.update_lock, say=say)
         return folder
     given = Path(absolute(options.urls or ""))
     names = list_parquet(given) if given.is_dir() else [given.name]

@@ -14,7 +14,8 @@ from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched
 from dcfast.acquire.web import Answer
 from dcfast.images.costs import BadImage
-from dcfast.images.resize import Resized, ResizeError, ResizeOptions, exif_json, resize_image
+from dcfast.images.exif import exif_json
+from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
 from dcfast.storage.records import replaced
 
 UNDECODABLE = "Image decoding error"

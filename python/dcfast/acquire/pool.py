@@ -52,11 +52,13 @@ def acquire_pool(
     web: WebOptions | None = None,
     image: ImageOptions | None = None,
     say: Callable[[str], None] = lambda line: None,
+    chosen_by: str = "",
 ) -> AcquireSummary | None:
     """Makes a pool of a scale of DataComp, or of lists of URLs.
 
     Args:
         web: how images are asked for.   image: what is made of them.   say: is given a line when something is known.
+        chosen_by: what the subset was chosen by, for those who read of it.
     Returns:
         what became of all rows, also in ``POOL/acquired.json``; None where only metadata was asked for.
     Raises:
@@ -88,7 +90,7 @@ def acquire_pool(
             return None
         _claim(out, _identity(options, plan, image))
         web_file(out, web.divided(options.workers))
-        return _Acquisition(options, image, out, metadata, plan, say).do()
+        return _Acquisition(options, image, out, metadata, plan, say).do(chosen_by)
 
 
 def _check(options: AcquireOptions, image: ImageOptions) -> None:
@@ -153,7 +155,7 @@ class _Acquisition:
         self._sum = Sum()
         self._progress: RowProgress
 
-    def do(self) -> AcquireSummary:
+    def do(self, chosen_by: str) -> AcquireSummary:
         """All of it: the lists' shards, rounds that were begun, and one that is asked for."""
         options, out, plan = self._options, self._out, self._plan
         rounds = read_record(out / ROUNDS, list[Round]) if (out / ROUNDS).exists() else []
@@ -165,7 +167,7 @@ class _Acquisition:
                 was_open = self._fetch_round(engine, number, one) or was_open
             if options.retry is not None and not was_open:
                 self._retry(engine, rounds)
-        summary = self._sum.summary(plan.rows, self._image.resize)
+        summary = self._sum.summary(plan.rows, self._image.resize, chosen_by)
         write_json(out / ACQUIRED, plain(summary))
         shutil.rmtree(out / STATE / "live", ignore_errors=True)
         return summary

@@ -36,6 +36,34 @@ class _Rules:
         self.until = time.monotonic() + valid
 
 
+class _Store:
+    """The rules of origins, of all shards that a process has done."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, _Rules] = OrderedDict()
+        self._held = 0
+
+    def get(self, origin: str) -> _Rules | None:
+        """Those that are known and valid still."""
+        found = self._known.get(origin)
+        if found is None or found.until <= time.monotonic():
+            return None
+        self._known.move_to_end(origin)
+        return found
+
+    def put(self, origin: str, found: _Rules) -> None:
+        """Remembers rules, and forgets those that were asked for longest ago where there are too many."""
+        before = self._known.pop(origin, None)
+        self._held += found.size - (before.size if before is not None else 0)
+        self._known[origin] = found
+        while self._held > MOST_HELD_BYTES and len(self._known) > 1:
+            self._held -= self._known.popitem(last=False)[1].size
+
+
+_STORES: dict[str, _Store] = {}
+"""By agent."""
+
+
 class Robots:
     """The rules of origins, for one agent.
 
@@ -47,19 +75,14 @@ class Robots:
 
     def __init__(self, agent: str, read: Read) -> None:
         self._agent, self._read = agent, read
-        self._known: OrderedDict[str, _Rules] = OrderedDict()
-        self._held = 0
+        self._store = _STORES.setdefault(agent, _Store())
         self._asked: dict[str, asyncio.Future[_Rules]] = {}
 
     async def check(self, url: URL) -> float:
         """The seconds that its host wants between requests. FetchError: robots, robots_unreachable, or why it could
         not be asked for."""
         origin = str(url.origin())
-        found = self._known.get(origin)
-        if found is not None and found.until > time.monotonic():
-            self._known.move_to_end(origin)
-        else:
-            found = await self._shared(origin)
+        found = self._store.get(origin) or await self._shared(origin)
         if found.failure is not None:
             raise found.failure.fresh()
         if found.rules is None:
@@ -85,15 +108,8 @@ class Robots:
                 found = _Rules(None, error, 0, 0.0 if error.cause in ("timeout", "connection") else FAILED_SECONDS)
         else:
             found = _rules_of(status, text)
-        self._remember(origin, found)
+        self._store.put(origin, found)
         return found
-
-    def _remember(self, origin: str, found: _Rules) -> None:
-        before = self._known.pop(origin, None)
-        self._held += found.size - (before.size if before is not None else 0)
-        self._known[origin] = found
-        while self._held > MOST_HELD_BYTES and len(self._known) > 1:
-            self._held -= self._known.popitem(last=False)[1].size
 
 
 def _rules_of(status: int, text: bytes) -> _Rules:

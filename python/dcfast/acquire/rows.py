@@ -23,6 +23,8 @@ NEEDED = ("url", "text")
 COLUMNS = ("uid", "url", "text", "face_bboxes", "sha256", "key")
 """What is read of a list; the last three where it has them."""
 SHARD_DIGITS = 8
+MOST_CHARACTERS, MOST_BOXES = 65_536, 1_000
+"""Of a text and of the boxes of a row: a list is a stranger's, and all rows of a shard are held."""
 Boxes = npt.NDArray[np.float64]
 
 
@@ -33,6 +35,7 @@ class Row(NamedTuple):
         number: its place in the list's file.   key: of its sample.
         boxes: of faces, as the list has them; None where it has no such column, or null.
         sha256: that the list expects; None where it expects none.
+        problem: what is wrong with it, for a row that is not fetched; what was too long is None then.
     """
 
     number: int
@@ -42,6 +45,7 @@ class Row(NamedTuple):
     caption: str | None
     boxes: list[list[float]] | None
     sha256: str | None
+    problem: str = ""
 
 
 def key_of(shard: int, row: int, shard_size: int) -> str:
@@ -71,40 +75,43 @@ class RowRange:
     def read(self) -> tuple[pa.Schema, list[Row]]:
         """The schema of the columns that were read, and the rows that are wanted, in order.
 
-        Memory: the rows, 1 kB each.   PoolError, CorruptDataError, OSError: the list or the subset cannot be read.
+        Memory: the rows, 1 kB each as a rule, and a batch of the list.   PoolError, CorruptDataError, OSError: the list or the subset cannot be read.
         """
         import pyarrow as pa
 
+        rows: list[Row] = []
+        at = self.first
         with open_metadata(self.table, self.uid_from) as file:
             columns = [name for name in COLUMNS if name in file.schema.names]
-            batches = list(_batches(file, columns, self.first, self.count))
             schema = pa.schema([file.schema.field(name) for name in columns])
-        numbers = np.arange(self.first, self.first + self.count)
-        table = pa.Table.from_batches([batch.select(columns) for batch in batches], schema)
-        if len(table) != self.count:
+            subset = None if self.subset is None else load_subset(self.subset)
+            for batch in _batches(file, columns, self.first, self.count):
+                numbers, batch = np.arange(at, at + len(batch)), batch.select(columns)
+                at += len(batch)
+                if subset is not None:
+                    uids, valid = uid_parse(batch.column("uid"), errors="mask")
+                    wanted = valid & uid_isin(uids, subset, check=False, threads=1)
+                    batch, numbers = batch.filter(pa.array(wanted)), numbers[wanted]
+                table = pa.Table.from_batches([batch])
+                rows += [self._row(n, values) for n, values in zip(numbers.tolist(), _dicts(table), strict=True)]
+        if at != self.first + self.count:
             raise PoolError(f"{self.table} has no rows {self.first} to {self.first + self.count}: it was changed")
-        if self.subset is not None:
-            uids, valid = uid_parse(table["uid"], errors="mask")
-            wanted = valid & uid_isin(uids, load_subset(self.subset), check=False, threads=1)
-            table, numbers = table.filter(pa.array(wanted)), numbers[wanted]
-        return schema, [
-            self._row(number, values) for number, values in zip(numbers.tolist(), _dicts(table), strict=True)
-        ]
+        return schema, rows
 
     def _row(self, number: int, values: dict[str, object]) -> Row:
         key = _text(values.get("key"))
         if self.shard is not None or key is None:
             key = key_of(self.shard or 0, number - self.first, self.shard_size)
+        texts = {name: _text(values.get(name)) for name in ("uid", "url", "text", "sha256")}
         boxes = values.get("face_bboxes")
-        return Row(
-            number,
-            key,
-            _text(values.get("uid")),
-            _text(values.get("url")),
-            _text(values.get("text")),
-            boxes if isinstance(boxes, list) else None,
-            _text(values.get("sha256")),
-        )
+        boxes = boxes if isinstance(boxes, list) else None
+        problem = ""
+        for name, text in texts.items():
+            if text is not None and len(text) > MOST_CHARACTERS:
+                problem, texts[name] = f"its {name} has more than {MOST_CHARACTERS:,} characters", None
+        if boxes is not None and len(boxes) > MOST_BOXES:
+            problem, boxes = f"it has more than {MOST_BOXES:,} face boxes", None
+        return Row(number, key, texts["uid"], texts["url"], texts["text"], boxes, texts["sha256"], problem)
 
 
 def _dicts(table: pa.Table) -> Iterator[dict[str, object]]:

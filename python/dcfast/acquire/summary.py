@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dcfast.acquire.causes import CAUSES
 from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats, most_often
-from dcfast.storage.records import Count, Record
+from dcfast.storage.records import Count, Record, read_record
 
 ACQUIRED = "acquired.json"
 """Of a pool: ``AcquireSummary``."""
@@ -44,6 +45,7 @@ class AcquireSummary(Record):
         retried: rows that were fetched again; of them those that came in the end count as successes.
         foreign: shards of another tool.   resize: ``scaled`` or ``exact``.
         hosts: those that took longest.   placeholders: SHA-256 that came for several URLs.
+        chosen_by: the filter of metadata that chose the subset, where a run did.
     Example: ``acquire_pool(AcquireOptions(out="new", urls="list.parquet")).causes == {"invalid_url": 1}``
     """
 
@@ -62,6 +64,7 @@ class AcquireSummary(Record):
     resize: str
     hosts: list[Host]
     placeholders: list[Placeholder]
+    chosen_by: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -139,7 +142,7 @@ class Sum:
         if rows > successes:
             self.causes["foreign"] += rows - successes
 
-    def summary(self, listed: int, resize: str) -> AcquireSummary:
+    def summary(self, listed: int, resize: str, chosen_by: str) -> AcquireSummary:
         """The record of it."""
         longest = sorted(self.hosts.items(), key=lambda one: (-one[1].seconds, one[0]))[:MOST_NAMED]
         return AcquireSummary(
@@ -156,6 +159,23 @@ class Sum:
             retried=self.retried,
             foreign=self.foreign,
             resize=resize,
+            chosen_by=chosen_by,
             hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
             placeholders=[Placeholder(sha, rows) for sha, rows in most_often(self.repeated) if rows >= 10],
         )
+
+
+def read_acquired(pool: Path) -> AcquireSummary | None:
+    """What became of the rows of a pool that was acquired; None for others. CorruptDataError: it cannot be read."""
+    path = pool / ACQUIRED
+    return (
+        read_record(path, AcquireSummary, advice="give the command that made the pool again")
+        if path.is_file()
+        else None
+    )
+
+
+def unasked_rows(pool: Path) -> int:
+    """The metadata rows of a pool that no image was asked for, since only a subset's were acquired."""
+    acquired = read_acquired(pool)
+    return 0 if acquired is None else max(0, acquired.listed - acquired.rows)

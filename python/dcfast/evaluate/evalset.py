@@ -49,8 +49,6 @@ _READ_TOGETHER = 64 << 20  # bytes of members
 MOST_PROMPTS = 4_000_000
 """Class names times templates of a set, each a text for the model; ImageNet-21k with CLIP's 80 has 1,747,280."""
 MOST_PROMPT_CHARACTERS = 16_384
-NAMED = 20
-"""Bad samples that a message or a note names."""
 
 
 def _lines(path: Path, what: str) -> tuple[list[str], list[int]]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError
 from dcfast.evaluate.embed import Embedder
-from dcfast.evaluate.evalset import NAMED, check_evalset, open_evalset, set_fingerprint
-from dcfast.evaluate.opened import EvalSet
+from dcfast.evaluate.evalset import check_evalset, open_evalset, set_fingerprint
+from dcfast.evaluate.opened import EvalSet, named_keys
 from dcfast.evaluate.results import RESULTS, EvaluationSummary, Result, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, chosen_tasks, find_tasks, own_tasks
@@ -261,10 +261,6 @@ def _limited(state: str, limit: int) -> str:
     return f"{state}-limit-{limit}"
 
 
-def _named(keys: list[str]) -> str:
-    return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
-
-
 def _without_score(task: EvalTask, embedder: Embedder) -> Result:
     return Result(
         key=task.key,
@@ -287,12 +283,11 @@ def _result(evalset: EvalSet, score: Score, embedder: Embedder, limit: int | Non
     """The result as it is published: no place of this machine stands in it; ``limit``: of pictures, where the set has
     more."""
     task, state = evalset.task, _state(evalset.fingerprint, embedder)
-    left_out = [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
-    notes = evalset.notes + left_out
+    notes = evalset.notes + evalset.said_left_out()
     if score.unreadable:
         keys = list(score.unreadable)
         notes.append(
-            f"{len(keys)} pictures cannot be decoded and were left out: {_named(keys)} "
+            f"{len(keys)} pictures cannot be decoded and were left out: {named_keys(keys)} "
             f"({keys[0]}: {score.unreadable[keys[0]]})"
         )
     counted, what = score.counted + len(score.unreadable), "pictures"

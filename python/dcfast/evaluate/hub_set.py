@@ -40,13 +40,13 @@ PICTURES = {"retrieval": "image", "association": "candidate_images"}
 _EXTRACTED = "/downloads/extracted/"
 
 
-class _Pair(Record):
+class Pair(Record):
     """The texts of a row of retrieval; anything in it may be null."""
 
     caption: str | list[str | None] | None
 
 
-class _RiddleRow(Record):
+class RiddleRow(Record):
     """The texts of a row of riddles."""
 
     cue: str | None
@@ -54,7 +54,7 @@ class _RiddleRow(Record):
     associations: list[str | None] | None
 
 
-Row = TypeVar("Row", _Pair, _RiddleRow)
+Row = TypeVar("Row", Pair, RiddleRow)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -208,6 +208,12 @@ class _Opened:
         self.places.append((file, offset, size))
         self.paths += paths
 
+    def take_lengths(self, lengths: list[int]) -> None:
+        """How many pictures each row has by its candidates; EvalsetError where the pictures are not as many."""
+        if self.lengths and not np.array_equal(np.concatenate(self.lengths), lengths):
+            raise EvalsetError(f"{self.folder}: a row has not as many candidate_images as candidates")
+        self.lengths = self.lengths or [np.array(lengths, np.int64)]
+
     def pictures(self, total: int) -> Pictures:
         def key(number: int) -> str:
             path = self.paths[number] if number < len(self.paths) else None
@@ -311,12 +317,12 @@ def _damage(folder: Path, rows: int) -> list[str]:
     return [] if stated == rows else [f"{INFO} says {str(stated)[:40]} rows, but there are {rows}"]
 
 
-def _captions(given: str | list[str | None] | None) -> list[str]:
+def captions_of(given: str | list[str | None] | None) -> list[str]:
     return [given] if isinstance(given, str) else [text for text in given or [] if text is not None]
 
 
 def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
-    captions = [_captions(row.caption) for row in opened.rows(_Pair)]
+    captions = [captions_of(row.caption) for row in opened.rows(Pair)]
     long = np.array([any(len(line.encode()) > MAX_CAPTION_BYTES for line in lines) for lines in captions], dtype=bool)
     absent = np.array([not lines for lines in captions], dtype=bool)
     notes = _damage(opened.folder, len(captions))
@@ -330,7 +336,7 @@ def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
 def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
     """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
     riddles = []
-    for place, row in enumerate(opened.rows(_RiddleRow)):
+    for place, row in enumerate(opened.rows(RiddleRow)):
         names, right = row.candidates or [], row.associations or []
         if not row.cue or not right or None in names or not set(right) <= set(names):
             raise EvalsetError(
@@ -339,9 +345,7 @@ def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
             )
         riddles.append((row.cue, names, right))
     lengths = [len(names) for _, names, _ in riddles]
-    if opened.lengths and not np.array_equal(np.concatenate(opened.lengths), lengths):
-        raise EvalsetError(f"{opened.folder}: a row has not as many candidate_images as candidates")
-    opened.lengths = opened.lengths or [np.array(lengths, np.int64)]
+    opened.take_lengths(lengths)
     first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
     for number, name in enumerate(chain.from_iterable(names for _, names, _ in riddles)):
         first.setdefault(name, number)

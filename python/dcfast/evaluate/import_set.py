@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.evalset import CLASS_FILE, PLACEHOLDER, TEMPLATE_FILE, TYPE_FILE, check_evalset
 from dcfast.evaluate.folders import COUNT_FILE
+from dcfast.evaluate.place_set import sets_home, staged
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.importing.account import Account, PassedOver
 from dcfast.importing.fields import CAPTIONS, LABELS
@@ -26,13 +26,11 @@ from dcfast.importing.tables import columns_named, read_rows
 from dcfast.index.pool import check_name
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.process.options import option
-from dcfast.storage.atomic import remove_leftovers, write_bytes
+from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import read_lines, split_lines
-from dcfast.storage.listing import temporary_name
-from dcfast.storage.lock import locked
-from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
+from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Count, Record
 from dcfast.world.files import write_tar
 
@@ -132,22 +130,16 @@ def import_evalset(options: EvalsetOptions) -> EvalsetReport:
         raise EvalsetError(f"{source}: nothing for an evaluation set. Passed over: {why}. {_EXPECTED}")
     names, labels = _classes(found, options)
     templates = list(TEMPLATES) if options.templates is None else _lines(options.templates)
-    busy = f"{home}: another import is at work there; wait for it"
-    with not_left_empty(home), locked(make_directory(home, "--out") / LOCK_NAME, busy):
+    with sets_home(options.out):
         if target.exists() and not options.overwrite:
             raise RunError(f"{target} is there already; choose another --name, or --overwrite to replace it")
-        remove_leftovers(home, below=False)
-        staging = home / temporary_name(target.name)
-        try:
+        with staged(target) as staging:
             pictures = _write(staging, found, labels, account)
             if found.kind == "classification":
                 write_bytes(staging / CLASS_FILE, "".join(f"{text}\n" for text in names).encode())
                 write_bytes(staging / TEMPLATE_FILE, "".join(f"{text}\n" for text in templates).encode())
             write_bytes(staging / TYPE_FILE, f"{found.kind}\n".encode())
             check_evalset(EvalTask(name, name, target.name), staging)
-            _exchange(staging, target, home)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return EvalsetReport(name, found.kind, pictures, len(names), account.record, found.notes)
 
 
@@ -392,12 +384,3 @@ def _bytes_of(root: str, path: str, account: Account) -> bytes | None:
         account.add("pictures without a byte, or of no kind that is known", path)
         return None
     return data
-
-
-def _exchange(staging: Path, target: Path, home: Path) -> None:
-    """Puts a set in its place; an old one is moved away first, and removed."""
-    old = home / temporary_name(f"old-{target.name}")
-    if target.exists():
-        os.rename(target, old)
-    os.rename(staging, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,6 +13,13 @@ from dcfast.evaluate.pictures import Ints, Pictures
 from dcfast.evaluate.tasks import EvalTask
 
 MAX_GROUP = 1_000_000
+NAMED = 20
+"""Bad samples that a message or a note names."""
+
+
+def named_keys(keys: list[str]) -> str:
+    """The first keys of some, for a message."""
+    return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,10 @@ class EvalSet:
             templates = sum(line.startswith(start) for line in self.templates)
             count += templates * sum(line.startswith(start) for line in self.classes)
         return count
+
+    def said_left_out(self) -> list[str]:
+        """What was left out, and why, a sentence for each reason."""
+        return [f"{len(keys)} samples {why} were left out: {named_keys(keys)}" for why, keys in self.left_out.items()]
 
     def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
         """Leaves out the rows that are not chosen, with their labels, and remembers why."""

@@ -1,107 +1,65 @@
-"""``dcfast evalsets import FOLDER --out EVALSETS`` and ``dcfast evalsets sign SETS --out FILE``: the command lines."""
+"""``dcfast evalsets ACTION ...``: a command line for each action."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from dcfast.dedup.signature_file import SignedSet
 from dcfast.errors import did_you_mean
-from dcfast.evaluate.import_set import EvalsetOptions, EvalsetReport, import_evalset
-from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
+from dcfast.evaluate import convert_command, fetch_command, import_command, pack_command, sign_command, verify_command
 from dcfast.process.command import run_command
-from dcfast.process.exit_codes import DONE
-from dcfast.process.options import add_options, given_options, made_of
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.terminal import log_printably, say
-
-ACTIONS = ("import", "sign")
+from dcfast.process.terminal import log_printably
 
 
-def parser() -> ArgumentParser:
-    """The command line of ``dcfast evalsets import``."""
-    p = ArgumentParser(
-        prog="dcfast evalsets import",
-        description="Make an evaluation set of class folders, of a table of files and labels, or of captions.",
-        epilog="It is scored beside DataComp's sets, and is in none of its averages. Docs: docs/import.md.",
-    )
-    add_options(p, EvalsetOptions)
-    return p
+class Action(NamedTuple):
+    """``form``: what follows ``dcfast evalsets``.   ``stopped``: what is said where a signal stops it."""
+
+    form: str
+    parser: Callable[[], ArgumentParser]
+    run: Callable[[argparse.Namespace], int]
+    stopped: str
 
 
-def sign_parser() -> ArgumentParser:
-    """The command line of ``dcfast evalsets sign``."""
-    p = ArgumentParser(
-        prog="dcfast evalsets sign",
-        description="Write hashes and descriptors of evaluation sets to a file, by which their pictures are found in a "
-        "pool without the sets.",
-        epilog="The same command goes on where it was stopped, set by set. Docs: docs/decontaminate.md.",
-    )
-    add_options(p, SignOptions)
-    return p
+_GOES_ON = "stopped; the same command goes on where it was"
+_ANEW = "stopped; nothing was made of it: give the same command again"
+ACTIONS = {
+    "fetch": Action("fetch --out DIR", fetch_command.parser, fetch_command.run, _GOES_ON),
+    "convert": Action("convert SOURCE --out DIR", convert_command.parser, convert_command.run, _GOES_ON),
+    "verify": Action("verify DIR", verify_command.parser, verify_command.run, "stopped"),
+    "pack": Action("pack DIR --out FILE.tar", pack_command.pack_parser, pack_command.pack, _ANEW),
+    "unpack": Action("unpack FILE.tar --out DIR", pack_command.unpack_parser, pack_command.unpack, _GOES_ON),
+    "import": Action("import FOLDER --out EVALSETS", import_command.parser, import_command.run, _ANEW),
+    "sign": Action("sign SETS --out FILE", sign_command.parser, sign_command.run, _GOES_ON),
+}
+
+
+def parsers() -> list[ArgumentParser]:
+    """The command line of each action; ``prog`` is its words."""
+    return [action.parser() for action in ACTIONS.values()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``dcfast evalsets``; returns the exit status."""
     p = ArgumentParser(
         prog="dcfast evalsets",
-        description="Evaluation sets of one's own, and files to find evaluation pictures by.",
-        epilog="Docs: docs/import.md.",
+        description="Evaluation sets: got, checked, carried to other machines, made of your own; and files to find "
+        "their pictures by.",
+        epilog="Docs: docs/evaluation.md, docs/import.md.",
     )
-    p.add_argument(
-        "action",
-        help="import FOLDER, or sign SETS: `dcfast evalsets import --help` lists the options of it",
-    )
+    forms = "; ".join(action.form for action in ACTIONS.values())
+    p.add_argument("action", help=f"{forms}: `dcfast evalsets import --help` lists the options of one")
     p.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
     given = p.parse_args(argv)
-    if given.action not in ACTIONS:
+    action = ACTIONS.get(given.action)
+    if action is None:
         hint = did_you_mean(given.action, ACTIONS)
-        p.error(f"expected {' or '.join(ACTIONS)} as the first word; got {given.action!r}{hint}")
-    rest: list[str] = given.rest
-    if given.action == "sign":
-        signing = sign_parser().parse_args(rest)
-        return run_command(lambda: _sign(signing), "stopped; the same command goes on where it was")
-    arguments = parser().parse_args(rest)
-    return run_command(lambda: _main(arguments), "stopped; nothing was made of it: give the same command again")
+        p.error(f"expected one of {', '.join(ACTIONS)} as the first word; got {given.action!r}{hint}")
+    arguments = action.parser().parse_args(given.rest)
+    return run_command(lambda: _run(action, arguments), action.stopped)
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def _run(action: Action, arguments: argparse.Namespace) -> int:
     log_printably()
-    options = made_of(EvalsetOptions, given_options(arguments, EvalsetOptions))
-    say("\n".join(_lines(options, import_evalset(options))))
-    return DONE
-
-
-def _sign(arguments: argparse.Namespace) -> int:
-    log_printably()
-    options = made_of(SignOptions, given_options(arguments, SignOptions))
-    say("\n".join(_signed_lines(options, sign_evalsets(options))))
-    return DONE
-
-
-def _signed_lines(options: SignOptions, signed: list[SignedSet]) -> list[str]:
-    return [
-        *(
-            f"{one.name}: {one.pictures:,} pictures, {one.unreadable:,} unreadable, {one.flat:,} flat; fingerprint "
-            f"{one.fingerprint[:16]}"
-            for one in signed
-        ),
-        *(
-            f"note: {one.name}: {file} {message}; pictures of it may be missing"
-            for one in signed
-            for file, message in one.damage
-        ),
-        f"next: dcfast decontaminate POOL --against {options.out} --out found",
-    ]
-
-
-def _lines(options: EvalsetOptions, report: EvalsetReport) -> list[str]:
-    classes = f", {report.classes:,} classes" if report.classes else ""
-    sets, model = options.out, "--model NAME --checkpoint FILE"
-    return [
-        f"evaluation set {report.name}: {report.kind}, {report.pictures:,} pictures{classes}",
-        *(f"passed over: {line}" for line in report.passed.lines),
-        *(f"note: {note}" for note in report.notes),
-        "it is scored under its own name, and is in none of DataComp's averages",
-        f"next: dcfast evaluate {model} --evalsets {sets} --out scores    (or dcfast run ... --evalsets {sets})",
-    ]
+    return action.run(arguments)

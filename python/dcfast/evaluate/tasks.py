@@ -6,10 +6,12 @@ one scorer serve both.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from dcfast.errors import EvalsetError, PoolError, did_you_mean
 from dcfast.evaluate.folders import evalset_folders, list_set_tars, set_name
@@ -18,6 +20,7 @@ from dcfast.index.pool import check_name
 from dcfast.plugins import EVALUATION_TASKS, PluginUse, find_plugin
 from dcfast.storage.records import Count, Record, read_record, replaced
 
+T = TypeVar("T")
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
 OWN_TABLE = "tasks.json"
@@ -93,6 +96,11 @@ def _plugin_task(folder: str) -> EvalTask | None:
     return replaced(task, name=task.name or task.key, benchmark=False)
 
 
+def task_of_directory(name: str) -> EvalTask:
+    """How a ``wds_NAME_test`` directory that no table knows is scored: as a plugin says, else under its own name."""
+    return _plugin_task(name) or EvalTask(set_name(name), set_name(name), name)
+
+
 def used_plugins(directory: Path) -> list[PluginUse]:
     """The plugins that describe sets of a directory. Nothing is imported."""
     known = {task.directory for task in (*datacomp_tasks(), *own_tasks(directory))}
@@ -162,7 +170,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             tasks.append((task, folder))
     keys = {task.key for task, _ in tasks}
     for name, folder in folders.items():
-        task = _plugin_task(name) or EvalTask(set_name(name), set_name(name), name)
+        task = task_of_directory(name)
         if task.key in keys:
             raise EvalsetError(
                 f"{folder}: its name makes it the task {task.key!r}, which another directory holds already"
@@ -182,16 +190,20 @@ def chosen_tasks(directory: Path, sets: Sequence[str] | None) -> list[tuple[Eval
     Raises:
         EvalsetError: a name of no set of the directory, with the nearest.   Others as ``find_tasks``.
     """
-    tasks = find_tasks(directory)
+    return choose_tasks(find_tasks(directory), sets, os.fspath(directory))
+
+
+def choose_tasks(tasks: list[tuple[EvalTask, T]], sets: Sequence[str] | None, where: str) -> list[tuple[EvalTask, T]]:
+    """Those of some tasks that are named; see ``chosen_tasks``. ``where``: what has them, for the message."""
     if sets is None:
         return tasks
     key_of = {name: task.key for task, _ in tasks for name in (task.directory, set_name(task.directory), task.key)}
     for name in sets:
         if name not in key_of:
             hint = did_you_mean(name, key_of) or f"; there are {', '.join(task.key for task, _ in tasks)}"
-            raise EvalsetError(f"--sets: {directory} has no evaluation set {name!r}{hint}")
+            raise EvalsetError(f"--sets: {where} has no evaluation set {name!r}{hint}")
     chosen = {key_of[name] for name in sets}
-    return [(task, folder) for task, folder in tasks if task.key in chosen]
+    return [(task, place) for task, place in tasks if task.key in chosen]
 
 
 def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:

@@ -17,12 +17,13 @@ from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.sample_terms import SAMPLE, refuse_misplaced
 from dcfast.filters.sampling import Sampling
-from dcfast.filters.score_sources import ScoreSource
+from dcfast.filters.score_sources import ColumnScore, ScoreFile, ScoreSource, with_parts
 from dcfast.filters.term import (
     FEATURES_OPTIONS,
     GCLD3,
     LANGUAGE_MODEL,
     MODELS,
+    RUN_SETS,
     SCORES,
     TEXT,
     WORDNET,
@@ -61,6 +62,20 @@ def _how_to_have(column: str) -> str:
 
 def _is_sampling(node: Expression) -> bool:
     return isinstance(node, Term) and node.sampling is not None
+
+
+def _needs_images(node: Expression, npz: bool) -> bool:
+    """Whether an expression cannot be decided by metadata and files of scores alone."""
+    return any(
+        term.uid_set in RUN_SETS
+        or term.sampling is not None
+        or (not npz and (term.clusters is not None or (term.scores is not None and _needs_embeddings(term.scores))))
+        for term in _terms(node)
+    )
+
+
+def _needs_embeddings(source: ScoreSource) -> bool:
+    return not all(part.parts or isinstance(part, (ScoreFile, ColumnScore)) for part in with_parts([source]))
 
 
 def _holds(node: Expression, rows: Rows, pending: Mask) -> Mask:
@@ -166,6 +181,17 @@ class Filter:
         others = self._clauses[:-1]
         root = And(others) if len(others) > 1 else others[0] if others else Term("no_filter", cost=0.0)
         return Filter(str(root), root)
+
+    def part(self, *, of_metadata: bool, npz: bool) -> Filter | None:
+        """The clauses of the top-level conjunction that need no image, or those that do; None where there are none.
+
+        Images are needed by ``contaminated``, ``duplicate`` and the other sets that a run makes itself, by what is
+        drawn among the rows that pass the rest, and, unless the metadata has its ``npz`` files, by what is scored or
+        clustered by embeddings. A row passes the filter where it passes both parts.
+        """
+        clauses = [clause for clause in self._clauses if _needs_images(clause, npz) != of_metadata]
+        root = And(tuple(clauses)) if len(clauses) > 1 else clauses[0] if clauses else None
+        return None if root is None else Filter(str(root), root)
 
     @property
     def is_native(self) -> bool:

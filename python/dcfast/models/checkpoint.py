@@ -68,11 +68,37 @@ def read_tensor(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
     return array
 
 
+def read_pickled(path: str | os.PathLike[str], key: str = "", *, most_pickle: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """The array of a file of ``torch.save``: a dense tensor or an array of NumPy, alone or under a key of a dict.
+
+    Args:
+        key: of a dict; a file that holds an array alone has it without.
+        most_pickle: bytes of the pickle within, as which NumPy's arrays are written: of a process of its own alone, for
+            it takes some times that in memory.
+    Errors as ``read_checkpoint``. Types stay; bfloat16, which NumPy lacks, becomes float32.
+    """
+    import torch
+
+    source = Path(path)
+    content = _loaded(source, check_checkpoint(source, most_pickle=most_pickle), ())
+    if isinstance(content, dict):
+        if key not in content:
+            keys = ", ".join(ascii(name)[:40] for name in [*content][:8])
+            raise _corrupt(source, f"holds a dict with the keys {keys or 'none'}; expected {key or 'an array alone'}")
+        content = content[key]
+    if isinstance(content, torch.Tensor) and not _kind(content):
+        content = content.detach()
+        content = (content.float() if content.dtype == torch.bfloat16 else content).numpy()
+    if not isinstance(content, np.ndarray):
+        raise _corrupt(source, f"holds a {type(content).__name__}; expected an array of numbers")
+    return content
+
+
 def _corrupt(source: Path, problem: str) -> CorruptDataError:
     return CorruptDataError(f"checkpoint {source} {problem}", path=str(source))
 
 
-def check_checkpoint(source: Path, also: Sequence[type] = ()) -> int:
+def check_checkpoint(source: Path, also: Sequence[type] = (), *, most_pickle: int | None = None) -> int:
     """Its bytes. Raises what ``read_checkpoint`` does of a file before torch or safetensors read it."""
     try:
         size = check_input(source).st_size
@@ -90,7 +116,7 @@ def check_checkpoint(source: Path, also: Sequence[type] = ()) -> int:
     if other := _what_else(source):
         raise _corrupt(source, other)
     try:
-        check_costs(source, frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in also))
+        check_costs(source, frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in also), most_pickle)
     except ValueError as error:
         problem = f"is not read: {error}; save its state_dict anew, by torch.save or safetensors"
         raise _corrupt(source, problem) from error
@@ -269,9 +295,9 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
     model.load_state_dict(state)
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name, without the prefixes of wrappers; errors as ``read_checkpoint``."""
-    return _state_dict(read_checkpoint(path), Path(path))
+def read_state(path: str | os.PathLike[str], *, also: Sequence[type] = ()) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, without the prefixes of wrappers; otherwise as ``read_checkpoint``."""
+    return _state_dict(read_checkpoint(path, also=also), Path(path))
 
 
 def refuse_other_types(

@@ -31,10 +31,12 @@ _ADVICE = re.compile(r"weights.only|torch\.load|torch\.serialization|pickle_modu
 _NAMED = re.compile(r"(?:GLOBAL|global:?|class:?) ([A-Za-z_][\w.]*\.[\w.]+)")
 
 
-def check_costs(path: Path, also: frozenset[str] = frozenset()) -> None:
+def check_costs(path: Path, also: frozenset[str] = frozenset(), most_pickle: int | None = None) -> None:
     """ValueError says what of a checkpoint would cost more than its bytes; zipfile.BadZipFile; OSError.
 
-    ``also``: names of classes that it may make beside what checkpoints hold.
+    Args:
+        also: names of classes that it may make beside what checkpoints hold.
+        most_pickle: bytes in place of ``MAX_PICKLE_BYTES``: an array of NumPy lies within the pickle.
     """
     with open_input(path) as file:
         begin = file.read(8)
@@ -43,19 +45,19 @@ def check_costs(path: Path, also: frozenset[str] = frozenset()) -> None:
         if size > MAX_HEADER_BYTES:
             raise ValueError(f"a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
     elif begin[:4] == b"PK\x03\x04":  # as torch tells them
-        _check_zip(path, also)
+        _check_zip(path, also, MAX_PICKLE_BYTES if most_pickle is None else most_pickle)
     else:
         _check_old(path, also)
 
 
-def _check_zip(path: Path, also: frozenset[str]) -> None:
+def _check_zip(path: Path, also: frozenset[str], most_pickle: int) -> None:
     with open_zip(path) as archive:
         check_stored(path, archive)
         check_contents(archive)
         for info in archive.infolist():
             if ".pkl" in info.orig_filename.lower():  # torch finds names in any case
-                if info.file_size > MAX_PICKLE_BYTES:
-                    raise ValueError(f"a pickle of {info.file_size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read")
+                if info.file_size > most_pickle:
+                    raise ValueError(f"a pickle of {info.file_size:,} bytes; at most {most_pickle:,} are read")
                 data = archive.read(info)
                 _refuse_builders(data)
                 if b"_codecs" in data:

@@ -38,6 +38,7 @@ class Option:
     most: float | None = None  # of a number; it has least as well
     parse: Callable[[str], object] | None = None  # a word -> the value; by default what the field's type makes of it
     gather: Callable[..., object] | None = None  # of an option of several words: all of them -> the value
+    may_be_bare: bool = False  # an option of several words may have none
     append: bool = False  # may be given several times; each adds a value to a list
     required: bool = False  # has to be given
 
@@ -128,7 +129,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str
             action = parser.add_argument(
                 *declared.flags,
                 action="append" if what.append else "store",
-                nargs="+" if what.gather is not None and not what.append else None,
+                nargs=None if what.gather is None or what.append else "*" if what.may_be_bare else "+",
                 type=what.parse or (declared.kind if declared.kind in (int, float) else str),
                 metavar=declared.metavar,
                 default=argparse.SUPPRESS,

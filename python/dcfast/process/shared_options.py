@@ -35,6 +35,9 @@ EVAL_LIMIT = Option(
 EVAL_SETS = Option(
     "evaluation sets to score, by their keys or the NAME of wds_NAME_test", metavar="A,B", usual="all", parse=_names
 )
+SOME_SETS = Option(
+    "these evaluation sets alone, by their keys or the NAME of wds_NAME_test", metavar="A,B", usual="all", parse=_names
+)
 LOSS = Option("dcfast's fused loss, or open_clip's, the same function", choices=("dcfast", "open_clip"))
 PRECISION = Option(
     "of evaluation: auto (as DataComp's: amp on a GPU, fp32 on the CPU), amp, fp32, or fp16 or bf16 weights "

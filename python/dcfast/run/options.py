@@ -14,6 +14,7 @@ from dcfast.filters.files import named_code
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import ASSUME_GPU, check_assumed
+from dcfast.run.acquisition import acquire_words
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import EXPRESSIONS, RUN_CODE, located, stored_settings
@@ -45,6 +46,14 @@ class RunOptions:
         False, "check all that the run checks before work, print the plan (what is done, bytes, time) and do nothing"
     )
     assume_gpu: bool = option(False, ASSUME_GPU)
+    acquire: dict[str, object] | None = option(
+        None,
+        "begin with nothing: metadata from the hub, then the images of what the filter takes of it, into --pool or "
+        "OUT/acquire/pool; NAME=VALUE are options of dcfast acquire, contact=me@a.org (docs/acquire.md)",
+        metavar="NAME=VALUE",
+        gather=acquire_words,
+        may_be_bare=True,
+    )
     gallery: str | None = option(
         None, "filter expression: the report shows samples that pass it, too (docs/inspect.md)", metavar="EXPR"
     )
@@ -59,9 +68,9 @@ def plan_without_pool(name: str) -> str:
     return (
         f"scale {name}: a pool of {chosen.samples_seen:,} image-text pairs, about {size} of shards, "
         f"and {hours} of training ({chosen.model}).\n"
-        f"Nothing was done, because no pool was given. Download it with DataComp's download_upstream.py "
-        f"(--scale {name}), then:\n"
-        f"  python -m dcfast.run --scale {name} --pool DIR --evalsets DIR --out runs/{name}"
+        f"Nothing was done, because no pool was given. From nothing to a report (docs/acquire.md):\n"
+        f"  dcfast evalsets fetch --out DIR\n"
+        f"  python -m dcfast.run --scale {name} --acquire contact=YOU@YOURS --evalsets DIR --out runs/{name}"
     )
 
 

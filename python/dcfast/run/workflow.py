@@ -20,11 +20,12 @@ from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.terminal import log_printably, say
+from dcfast.run.acquisition import acquire_for, plan_acquisition
 from dcfast.run.checks import check_stages, check_start, check_work, select_stages
 from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import dry_run
 from dcfast.run.manifest import write_manifest
-from dcfast.run.options import options_of, parser, plan_without_pool, run_directory
+from dcfast.run.options import RunOptions, options_of, parser, plan_without_pool, run_directory
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run, open_run
 from dcfast.rundir.settings import Settings
@@ -229,13 +230,43 @@ def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
     return run_command(lambda: _main(args, stage), "stopped; the same command resumes")
 
 
+def _acquire(out: Path, settings: Settings, how: RunOptions) -> tuple[Settings, list[str]]:
+    """Fetches the pool of ``--acquire``, by a dry run only says how; the settings of the run on it, and what came."""
+    words = how.acquire or {}
+    plan = plan_acquisition(out, settings, npz=words.get("npz") is True, has_lists="urls" in words)
+    if how.dry_run:
+        say("\n".join([*plan.lines, "the plan of the run itself is made when the metadata is there"]))
+        return settings, []
+
+    def choose(place: Path, chosen: Settings) -> None:
+        run(place, chosen, last="filter", workers=how.workers, engine=how.engine, ray_address=how.ray_address)
+
+    made, acquired = acquire_for(
+        out,
+        plan,
+        words,
+        choose,
+        workers=how.workers,
+        engine=how.engine,
+        ray_address=how.ray_address,
+        quiet=how.quiet,
+        say=(lambda line: None) if how.quiet else partial(say, error=True),
+    )
+    return made, acquired.lines
+
+
 def _main(args: argparse.Namespace, stage: str | None) -> int:
     log_printably()
     how, settings = options_of(args, of_stage=stage is not None)
-    if settings.pool is None and settings.scale != "tiny":
+    if settings.pool is None and settings.scale != "tiny" and how.acquire is None:
         say(plan_without_pool(settings.scale), error=True)
         return USAGE
     out = run_directory(how.out, settings.scale)
+    acquired: list[str] = []
+    if how.acquire is not None:
+        settings, acquired = _acquire(out, settings, how)
+        if how.dry_run:
+            return DONE
     if how.dry_run:
         dry_run(out, settings, how)
         return DONE
@@ -255,7 +286,7 @@ def _main(args: argparse.Namespace, stage: str | None) -> int:
     )
     chosen = summaries.get("filter")
     warning = loss_warning(chosen, settings.uid_from) if isinstance(chosen, FilterSummary) else ""
-    lines = _closing_lines(out, summaries)
+    lines = [*acquired, *_closing_lines(out, summaries)]
     say("\n".join(line for line in lines if line.removeprefix("note: ") not in warning))  # what it says is said once
     failed = _failed_sets(summaries)
     for line in failed:

@@ -87,6 +87,9 @@ CODE_SHIFT = 48
 METADATA_SUBSET = "subset_metadata.npy"
 """The sorted uids of all metadata rows that pass the filter, a uid as often as rows do."""
 
+ACQUIRE = "acquire"
+"""Folder of ``--acquire``: the pool that it makes where no other place is given, and the run that chose its images."""
+
 ORACLE_PATH = "state/filter/oracle.npy"
 """The uids of the built-in world's clean pairs."""
 

@@ -16,7 +16,7 @@ from dcfast.filters.compiled import compile_filter
 from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
+from dcfast.rundir.layout import ACQUIRE, FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -285,7 +285,7 @@ def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
     """The settings of the run that is or may be made there; RunError where the directory is another's."""
     state_file = out / "state" / "settings.json"
     if not state_file.exists():
-        strangers = sorted(p.name for p in out.iterdir() if p.name not in ("state", ".lock", "world"))
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in ("state", ".lock", "world", ACQUIRE))
         if strangers and not overwrite:
             raise RunError(
                 f"--out {out} is not empty and no run of dcfast ({', '.join(strangers[:5])}...); "

@@ -193,7 +193,7 @@ class SampledCopies(Record):
 
 class FilterSummary(Summary):
     """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text; ``sampled``: left out
-    where nothing is drawn."""
+    where nothing is drawn; ``unasked``: metadata rows whose image nobody asked for when the pool was acquired."""
 
     stage: ClassVar[str] = "filter"
     filter: str
@@ -214,6 +214,7 @@ class FilterSummary(Summary):
     repeated_in_metadata: Count = 0
     notes: list[str] = []
     sampled: SampledCopies | msgspec.UnsetType = msgspec.UNSET
+    unasked: Count = 0
 
 
 class ReshardSummary(Summary):

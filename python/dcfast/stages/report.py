@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from dcfast.acquire.summary import ACQUIRED
 from dcfast.engine.piece import piece
 from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import collect
@@ -42,10 +43,10 @@ TABLES = (
 )
 
 
-def _digest(out: Path) -> str:
+def _digest(out: Path, pool: Path) -> str:
     """Of everything small that the report is made of, by content: it may be written anew without a change."""
     digest = hashlib.sha256()
-    recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
+    recorded = [out / "manifest.json", pool / ACQUIRED, *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
     recorded += sorted(path for path in out.glob("compare/*/state/*.json") if path.name != PROGRESS)
     for path in recorded:
         content = read_input(path, MOST_JSON_BYTES) if path.exists() else b"absent"
@@ -81,7 +82,7 @@ def make_report(run: Run, gallery: str | None = None) -> ReportSummary:
     return ReportSummary(report.fates.get("kept", 0), report.standard, cards + pairs, pairs)
 
 
-@piece(version=7)
+@piece(version=8)
 def write_report(out: Path, settings: Settings, recorded: str, gallery: str | None = None) -> ReportSummary:
     """Piece: see ``make_report``; ``recorded`` is the digest of what the stages recorded, for its key."""
     del recorded
@@ -92,4 +93,4 @@ def steps(run: Run, do: Do) -> ReportSummary:
     """The one piece."""
     tables = [name for name in TABLES if (run.out / name).exists()]
     page = write_report.piece("report/page", "page", inputs=tables, outputs=["report.json", "report.html"])
-    return do.one(page(settings=run.settings, recorded=_digest(run.out), gallery=_GALLERY.get()))
+    return do.one(page(settings=run.settings, recorded=_digest(run.out, run.pool_dir), gallery=_GALLERY.get()))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dcfast.process.read_ahead import read_ahead
-from dcfast.storage.inputs import StrPath, check_input
+from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.listing import is_temporary_name
 from dcfast.storage.whole import FULL, fsync, full_disk, whole_file
 
@@ -70,15 +70,28 @@ def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def link_or_copy(source: StrPath, target: StrPath) -> None:
-    """The same file under another name: a hard link, or where the file system has none a copy with its times."""
+def copy_file(source: StrPath, target: StrPath) -> None:
+    """A copy of a regular file, with its times, that is whole or absent. OSError: as ``open_input``; a full disk."""
+    with open_input(source) as file, atomic_path(target) as temporary:
+        with open(temporary, "xb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+        shutil.copystat(source, temporary)
+
+
+def link_or_copy(source: StrPath, target: StrPath) -> bool:
+    """The same file under another name: a hard link, or where the file system has none a copy with its times.
+
+    Returns:
+        whether it is a link.
+    """
     try:
         os.link(source, target)
+        return True
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
-        check_input(source)  # a device would be copied without end
-        shutil.copy2(source, target)
+    copy_file(source, target)
+    return False
 
 
 def remove_leftovers(directory: StrPath, *, below: bool = True) -> int:

@@ -70,7 +70,8 @@ class ParquetFile:
             self._size = os.fstat(file.fileno()).st_size
             with _named(self.path, kind.refusal):
                 footer_bytes(file.fileno(), self._size)
-                self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
+                # pre_buffer, which pyarrow 26 has on, holds what was read of the file until its end
+                self._file = pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False)
                 self.schema: pa.Schema = self._file.schema_arrow
                 self._groups = read_groups(file.fileno(), self._size, len(self._file.schema))
         self.num_rows: int = int(self._file.metadata.num_rows)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from dcfast.acquire.summary import read_acquired
 from dcfast.errors import DcfastError
 from dcfast.report.facts import document, filter_parts, sampling, truth
 from dcfast.report.facts.contamination import contaminated_kept, contamination
@@ -241,6 +242,7 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
         document.RunFacts(str(out), settings.scale, settings.pool, settings.evalsets, run.is_world, has_run),
         not departures,
         departures,
+        None if run.is_world else read_acquired(run.pool_dir),
         index,
         signatures,
         fates={name: chosen.fates.get(name, 0) for name in FATES} if "filter" in has_run else {},

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from dcfast.acquire.summary import AcquireSummary
 from dcfast.report.facts.contamination import Contamination
 from dcfast.report.facts.filter_parts import ClipScores, Overlap, RulesTruth
 from dcfast.report.facts.inventory import ListedFile, Timings
@@ -133,6 +134,7 @@ class Report(Record):
     run: RunFacts
     standard: bool
     departures: list[str]
+    acquired: AcquireSummary | None
     index: IndexSummary | None
     signatures: SignaturesSummary | None
     fates: dict[str, int]

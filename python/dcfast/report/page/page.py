@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dcfast.acquire.causes import CAUSES
 from dcfast.dedup.evidence import alike
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
@@ -126,5 +127,6 @@ def render(report: Report, pictures: Pictures) -> str:
         against=_plain(report.comparison and report.comparison.filter),
         percent=text.percent,
         alike=alike,
+        cause_words={name: cause.words for name, cause in CAUSES.items()},
     )
     return page.encode("utf-8", "replace").decode("utf-8")

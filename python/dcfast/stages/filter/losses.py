@@ -34,7 +34,7 @@ _OF_FILTER = "the filter dropped them: try another --filter, or no_filter"
 
 def commonest_reasons(chosen: FilterSummary, *, before_filter: bool = False) -> list[tuple[str, int]]:
     """(reason, samples and metadata rows), the commonest first; ``before_filter``: without those of the filter."""
-    reasons = {**chosen.reasons, NO_SAMPLE: chosen.fates.get("missing", 0)}
+    reasons = {**chosen.reasons, NO_SAMPLE: max(0, chosen.fates.get("missing", 0) - chosen.unasked)}
     reasons["metadata rows without a uid"] = chosen.malformed_uids
     if not chosen.fates:  # there are no shards yet
         reasons |= {why: n for why, n in chosen.metadata_outcomes.items() if why}
@@ -87,6 +87,7 @@ def loss_warning(chosen: FilterSummary, uid_from: str = "json") -> str:
     fates = chosen.fates
     total = sum(fates.values()) if fates else chosen.metadata_rows
     lost = sum(fates.get(name, 0) for name in ("quarantined", "missing", "unlisted"))
+    lost, total = max(0, lost - chosen.unasked), max(1, total - chosen.unasked)
     kept = fates.get("kept", 0) if fates else chosen.subset_metadata or 0
     before = 2 * lost > total
     if not before and kept:

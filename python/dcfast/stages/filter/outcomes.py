@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
+from dcfast.acquire.summary import unasked_rows
 from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.errors import FilterError, RunError
 from dcfast.features.files import sibling_npz
@@ -482,6 +483,7 @@ def steps(run: Run, do: Do) -> FilterSummary:
         metadata_outcomes={reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
         subset_metadata=codes[0] if drawn is None else drawn.copies.copies,
         sampled=UNSET if drawn is None else drawn.copies,
+        unasked=unasked_rows(run.pool.root),
     )
     if run.metadata_only:
         if passing is not None:
