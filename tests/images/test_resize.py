@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dcfast.errors import MissingDependencyError
 from dcfast.images import costs, resize
 from dcfast.images.blur import blur_boxes
 from dcfast.images.costs import BadImage
@@ -328,5 +329,5 @@ def test_codecs_are_silent_and_python_is_not() -> None:
 def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     resize._opencv.cache_clear()
-    with pytest.raises(ImportError, match=r"resized by OpenCV: pip install 'dcfast\[acquire\]'"):
+    with pytest.raises(MissingDependencyError, match=r"resizing images needs cv2.*pip install 'dcfast\[acquire\]'"):
         resize_image(JPEG, ResizeOptions())

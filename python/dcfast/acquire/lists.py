@@ -77,9 +77,8 @@ def _write_renamed(source: Path, target: Path, renamed: dict[str, str]) -> None:
         names = file.schema.names
         for given in renamed:
             if names.count(given) != 1:
-                raise PoolError(
-                    f"{METADATA.name} {source} has no column {given!r}, which was named; it has {', '.join(names)}: name one of these"
-                )
+                had = ", ".join(names)
+                raise PoolError(f"{METADATA.name} {source} has no column {given!r}; it has {had}: name one of these")
         # a column that had the name before gives way to the one that was named
         fields = [field for field in file.schema if field.name not in renamed.values() or field.name in renamed]
         schema = pa.schema([field.with_name(renamed.get(field.name, field.name)) for field in fields])
