@@ -107,10 +107,10 @@ def test_a_round_that_was_stopped_goes_on_and_no_other_begins(
     def stop(*given: object) -> bool:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(_Acquisition, "_fetch_round", stop)
-        with pytest.raises(KeyboardInterrupt):
-            again(web, pool, "later")
+    monkeypatch.setattr(_Acquisition, "_fetch_round", stop)
+    with pytest.raises(KeyboardInterrupt):
+        again(web, pool, "later")
+    monkeypatch.undo()
     assert not (pool / "shards/00000003.tar").exists()
     comes(web, "status_500")
     summary = again(web, pool, "later")

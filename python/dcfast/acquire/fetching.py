@@ -78,13 +78,16 @@ class _Work:
         """All rows; see ``fetch_rows``."""
         for row in self._rows.values():
             self._turns.add(row.number, host_of(row.url))
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._slots.acquire()
-                turn = await self._turns.next()
-                if turn is None:
-                    return
-                tasks.create_task(self._attempt(self._rows[turn[0]], turn[1]))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._slots.acquire()
+                    turn = await self._turns.next()
+                    if turn is None:
+                        return
+                    tasks.create_task(self._attempt(self._rows[turn[0]], turn[1]))
+        except BaseExceptionGroup as group:  # a full disk, say: whatever else failed did so by it
+            raise group.exceptions[0] from None
 
     async def tell(self, total: int, path: Path) -> None:
         """Says how far it is, until it is cancelled."""

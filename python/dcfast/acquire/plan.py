@@ -192,6 +192,9 @@ def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> For
         return None
     try:
         with ParquetFile(sidecar, METADATA) as file:
+            lacking = [name for name in ("key", "url") if file.schema.names.count(name) != 1]
+            if lacking:
+                raise RunError(f"{sidecar} has no column {lacking[0]}: no tool that is known made it. Move it away")
             theirs = file.read(["key", "url"])
     except FileNotFoundError:
         raise RunError(f"{sidecar} is missing, though {stats.name} is there; remove both, and it is fetched") from None

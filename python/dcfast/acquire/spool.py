@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,7 +100,8 @@ class Spool:
 
     def close(self) -> None:
         """Closes it; it stays on disk."""
-        self._file.close()
+        with suppress(OSError) if self.is_broken else nullcontext():  # what could not be written is tried once more
+            self._file.close()
 
     def _read(self, head: bytes) -> int:
         """Takes in the records that are there; returns where the last whole one ends, 0 for a journal of another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 
@@ -53,6 +54,11 @@ class ShardStats(Record):
     repeated: dict[str, Count]
 
 
+def most_often(counts: Counter[str]) -> list[tuple[str, int]]:
+    """The ``MOST_NAMED`` that were counted most often, in the same order whatever was counted first."""
+    return heapq.nsmallest(MOST_NAMED, counts.items(), key=lambda one: (-one[1], one[0]))
+
+
 def stats_of(found: Sequence[tuple[Row, Fetched]], written: int) -> ShardStats:
     """The statistics of rows and what became of them."""
     from dcfast.acquire.addresses import host_of
@@ -77,5 +83,5 @@ def stats_of(found: Sequence[tuple[Row, Fetched]], written: int) -> ShardStats:
         received=sum(one.size for _, one in found),
         written=written,
         hosts={name: HostStats(int(n), int(bad), round(seconds, 3)) for name, (n, bad, seconds) in longest},
-        repeated={sha: many for sha, many in hashes.most_common(MOST_NAMED) if many > 1},
+        repeated={sha: many for sha, many in most_often(hashes) if many > 1},
     )

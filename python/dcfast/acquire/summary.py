@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.acquire.causes import CAUSES
-from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats
+from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats, most_often
 from dcfast.storage.records import Count, Record, read_record
 
 ACQUIRED = "acquired.json"
@@ -161,7 +161,7 @@ class Sum:
             resize=resize,
             chosen_by=chosen_by,
             hosts=[Host(name, host.rows, host.failures, host.seconds) for name, host in longest],
-            placeholders=[Placeholder(sha, rows) for sha, rows in self.repeated.most_common(MOST_NAMED) if rows >= 10],
+            placeholders=[Placeholder(sha, rows) for sha, rows in most_often(self.repeated) if rows >= 10],
         )
 
 
