@@ -157,3 +157,8 @@ def _compare(bench: harness.Bench, work: Path, rows: int, core: int) -> None:
             row["cpu_s"] = round(cpu[row["provider"]], 2)
             rate = rows / row["median_s"]
             print(f"  {row['provider']:<34} {rate:8.0f} images/s, {1e3 * row['cpu_s'] / rows:.2f} ms of CPU an image")
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -48,6 +49,8 @@ KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_WIDE_PIXELS = 1 << 26
 """Pixels of a PNG of 16 bits and of an AVIF, which take up to 24 bytes each."""
 
+_LOADING = threading.Lock()
+"""OpenCV takes itself out of ``sys.modules`` while it is loaded: another thread would find none."""
 _SHORTER = ("keep_ratio", "center_crop")
 _REDUCED = {8: 64, 4: 32, 2: 16}
 """Scale -> OpenCV's flag for decoding at one over it, in as many channels as the image has."""
@@ -168,19 +171,21 @@ def silence_codecs() -> None:
 
 @cache
 def _opencv() -> ModuleType:
-    require_library("cv2", "resizing images", "pip install 'dcfast[acquire]'")
-    limit = "OPENCV_IO_MAX_IMAGE_PIXELS"  # read once, when the library is loaded
-    own = limit not in os.environ
-    if own:
-        os.environ[limit] = str(costs.MAX_PIXELS)
-    import cv2
+    with _LOADING:
+        require_library("cv2", "resizing images", "pip install 'dcfast[acquire]'")
+        limit = "OPENCV_IO_MAX_IMAGE_PIXELS"  # read once, when the library is loaded
+        own = limit not in os.environ
+        if own:
+            os.environ[limit] = str(costs.MAX_PIXELS)
+        import cv2
 
-    if own:
-        del os.environ[limit]
-    cv2.setNumThreads(1)
-    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # renamed in 4.12
-    set_level(0)  # silent
-    return cv2
+        if own:
+            del os.environ[limit]
+        cv2.setNumThreads(1)
+        # renamed in 4.12
+        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+        set_level(0)  # silent
+        return cv2
 
 
 def _checked(data: bytes) -> tuple[bytes, tuple[int, int]]:
