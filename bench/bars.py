@@ -72,6 +72,7 @@ FAISS_L2 = "faiss IndexFlatL2 and sums"
 DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
+IMG2DATASET = "img2dataset"
 IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
@@ -99,6 +100,10 @@ def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
 def _dataset(name: str, op: str, peer: str, bar: float, under: str = "dcfast") -> Bar:
     work = f"a pool by DataLoader, {'by random numbers' if under != 'dcfast' else op.removeprefix('dataset_')}"
     return Bar(name, "bench_pool_dataset", work, op, peer, under, sense="least", bar=bar, stretch=None)
+
+
+def _acquire(name: str, work: str, under: str) -> Bar:
+    return Bar(name, "bench_acquire", work, "acquire", IMG2DATASET, under, sense="least", bar=1.5, stretch=None)
 
 
 def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Bar]:
@@ -300,6 +305,8 @@ BARS: tuple[Bar, ...] = (
         bar=2,
         stretch=3,
     ),
+    _acquire("acquire_vs_img2dataset", "images of the net into shards, one core", "dcfast"),
+    _acquire("acquire_exact_vs_img2dataset", "the same, pixel for pixel img2dataset's", "dcfast, exact"),
 )
 
 

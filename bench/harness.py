@@ -294,6 +294,7 @@ def parse_options(name: str, argv: Sequence[str] | None, description: str | None
     )
     add("--datacomp", metavar="DIR", help="checkout of DataComp's repository")
     add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py and baselines.py run")
+    add("--img2dataset-python", metavar="PATH", help="interpreter that has img2dataset")
     add(
         "--captions", metavar="FILE", help="parquet with a column TEXT: captions of the pools that filters are timed on"
     )

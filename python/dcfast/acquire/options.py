@@ -137,7 +137,9 @@ class ImageOptions:
     def check(self) -> None:
         """ValueError: options that do not go together."""
         if self.encode_format == "png" and self.encoder_quality > MOST_COMPRESSION:
-            raise ValueError(f"--quality of png is its compression, 0 to {MOST_COMPRESSION}; got {self.quality}")
+            raise ValueError(
+                f"--quality of png must be its compression, 0 to {MOST_COMPRESSION}; got {self.quality}: give another"
+            )
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def plan_of(folder: Path, names: Sequence[str], shard_size: int) -> Plan:
             files.append(ListFile(name, file.num_rows, footer_hash(folder / name)))
     plan = Plan(tuple(file for file in files if file.rows), shard_size, uid_from)
     if not plan.files:
-        raise PoolError(f"the lists in {folder} have no rows")
+        raise PoolError(f"the lists in {folder} have no rows; expected URLs, a row each")
     if plan.num_shards > MOST_SHARDS:
         raise PoolError(f"{plan.num_shards:,} shards have no names of 8 digits; give a larger --shard-size")
     return plan

@@ -71,7 +71,7 @@ def acquire_pool(
     Example::
 
         summary = acquire_pool(AcquireOptions(out="new", urls="list.parquet"), WebOptions(contact="me@example.org"))
-        print("\\n".join(summary.lines))
+        lines = summary.lines  # a table of causes among them
     """
     web, image = web or WebOptions(), image or ImageOptions()
     for values in (options, web, image):

@@ -75,7 +75,8 @@ class RowRange:
     def read(self) -> tuple[pa.Schema, list[Row]]:
         """The schema of the columns that were read, and the rows that are wanted, in order.
 
-        Memory: the rows, 1 kB each as a rule, and a batch of the list.   PoolError, CorruptDataError, OSError: the list or the subset cannot be read.
+        Memory: the rows, 1 kB each as a rule, and a batch of the list.
+        PoolError, CorruptDataError, OSError: the list or the subset cannot be read.
         """
         import pyarrow as pa
 
@@ -95,7 +96,9 @@ class RowRange:
                 table = pa.Table.from_batches([batch])
                 rows += [self._row(n, values) for n, values in zip(numbers.tolist(), _dicts(table), strict=True)]
         if at != self.first + self.count:
-            raise PoolError(f"{self.table} has no rows {self.first} to {self.first + self.count}: it was changed")
+            raise PoolError(
+                f"{self.table} has no rows {self.first} to {self.first + self.count}: it was changed; bring it back"
+            )
         return schema, rows
 
     def _row(self, number: int, values: dict[str, object]) -> Row:

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -32,6 +33,7 @@ from dcfast.images import costs
 from dcfast.images.blur import blur_boxes
 from dcfast.images.costs import BadImage, pixel_parts
 from dcfast.images.decode import open_image
+from dcfast.process.libraries import require_library
 
 MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = {
@@ -47,6 +49,8 @@ KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_WIDE_PIXELS = 1 << 26
 """Pixels of a PNG of 16 bits and of an AVIF, which take up to 24 bytes each."""
 
+_LOADING = threading.Lock()
+"""OpenCV takes itself out of ``sys.modules`` while it is loaded: another thread would find none."""
 _SHORTER = ("keep_ratio", "center_crop")
 _REDUCED = {8: 64, 4: 32, 2: 16}
 """Scale -> OpenCV's flag for decoding at one over it, in as many channels as the image has."""
@@ -122,7 +126,7 @@ def resize_image(data: bytes | memoryview, options: ResizeOptions, boxes: NDArra
         BadImage: it is no such image, cannot be decoded, or is over a bound of ``dcfast.images.costs``.
         ResizeError: "image too small", "image area too large", "aspect ratio too large"; the boxes cannot be blurred;
             the format cannot hold the result.
-        ImportError: OpenCV is missing; or Pillow, for kinds other than JPEG, PNG and WebP.
+        MissingDependencyError: OpenCV is missing; ImportError: Pillow, for kinds other than JPEG, PNG and WebP.
     Cost: 5 to 8 ms of processor time for a megapixel, nearly all of it without the lock of the interpreter.
     Memory, bytes a pixel: 2 of grey, 6 of colour, 8 with transparency, 16 of AVIF and of 16 bits; 3 to 6 more of a
         progressive JPEG. At the bounds 0.4 to 2 GB. Scaled, a baseline JPEG takes next to nothing.
@@ -167,21 +171,21 @@ def silence_codecs() -> None:
 
 @cache
 def _opencv() -> ModuleType:
-    limit = "OPENCV_IO_MAX_IMAGE_PIXELS"  # read once, when the library is loaded
-    own = limit not in os.environ
-    if own:
-        os.environ[limit] = str(costs.MAX_PIXELS)
-    try:
+    with _LOADING:
+        require_library("cv2", "resizing images", "pip install 'dcfast[acquire]'")
+        limit = "OPENCV_IO_MAX_IMAGE_PIXELS"  # read once, when the library is loaded
+        own = limit not in os.environ
+        if own:
+            os.environ[limit] = str(costs.MAX_PIXELS)
         import cv2
-    except ImportError as error:
-        raise ImportError("images are resized by OpenCV: pip install 'dcfast[acquire]'") from error
-    finally:
+
         if own:
             del os.environ[limit]
-    cv2.setNumThreads(1)
-    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # renamed in 4.12
-    set_level(0)  # silent
-    return cv2
+        cv2.setNumThreads(1)
+        # renamed in 4.12
+        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+        set_level(0)  # silent
+        return cv2
 
 
 def _checked(data: bytes) -> tuple[bytes, tuple[int, int]]:

@@ -99,8 +99,8 @@ def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: boo
     """
     if settings.scale not in ACQUIRED_SCALES and not has_lists:
         raise RunError(
-            f"--acquire fetches a scale of DataComp ({', '.join(ACQUIRED_SCALES[:-1])}), or --acquire urls=FILE; got "
-            f"scale {settings.scale}"
+            f"--acquire fetches a scale of DataComp ({', '.join(ACQUIRED_SCALES[:-1])}), and the scale is "
+            f"{settings.scale}: give another --scale, or lists of your own (--acquire urls=FILE)"
         )
     pool = Path(absolute(settings.pool or out / POOL))
     by_columns = not settings.features and settings.teacher_uids is None
