@@ -13,6 +13,7 @@ from pathlib import Path
 from dcfast.acquire.addresses import host_of
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.members import make_member
+from dcfast.acquire.memory import connections_at_once, free_large_blocks
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
@@ -42,6 +43,7 @@ async def fetch_rows(
     Raises:
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
+    free_large_blocks()
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="dcfast-decode") as decoders:
         async with open_web(options) as web:
             work = _Work(left, spool, image, options, web, decoders)
@@ -68,7 +70,7 @@ class _Work:
         self._spool, self._image, self._options = spool, image, options
         self._web, self._decoders = web, decoders
         self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
-        self._slots = asyncio.Semaphore(options.connections)
+        self._slots = asyncio.Semaphore(connections_at_once(options.connections))
         self._attempts: defaultdict[int, int] = defaultdict(int)
         self._seconds: defaultdict[int, float] = defaultdict(float)
         self._last: dict[int, FetchError] = {}

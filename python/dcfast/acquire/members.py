@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast._core import images as core_images
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
@@ -18,6 +21,9 @@ from dcfast.images.exif import exif_json
 from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
 from dcfast.storage.records import replaced
 
+LARGE_PIXELS = 1 << 24
+"""Images of more are decoded one at a time in a process: at 6 bytes a pixel they are what its memory goes for."""
+_LARGE = threading.Lock()
 UNDECODABLE = "Image decoding error"
 """What img2dataset says."""
 
@@ -64,13 +70,20 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         max_aspect=options.max_aspect_ratio or math.inf,
     )
     try:
-        return resize_image(data, how, boxes)
+        with _room(data):
+            return resize_image(data, how, boxes)
     except ResizeError as error:
         raise FetchError("by_rule", str(error)) from None
     except BadImage as error:
         if error.status == "too_large":
             raise FetchError("too_many_pixels", str(error)) from None
         raise FetchError("undecodable", UNDECODABLE) from None
+
+
+def _room(data: bytes) -> AbstractContextManager[object]:
+    """Holds back all but one of the images that are large, or whose header is not read here."""
+    width, height = core_images.image_size(data)
+    return nullcontext() if 0 < width * height <= LARGE_PIXELS else _LARGE
 
 
 def face_boxes(given: list[list[float]] | None) -> NDArray[np.float64] | None:
