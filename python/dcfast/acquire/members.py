@@ -10,13 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from dcfast._core import images as core_images
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched
 from dcfast.acquire.web import Answer
-from dcfast.images.costs import BadImage
+from dcfast.images.costs import BadImage, header_pixels
 from dcfast.images.exif import exif_json
 from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
 from dcfast.storage.records import replaced
@@ -82,8 +81,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
 
 def _room(data: bytes) -> AbstractContextManager[object]:
     """Holds back all but one of the images that are large, or whose header is not read here."""
-    width, height = core_images.image_size(data)
-    return nullcontext() if 0 < width * height <= LARGE_PIXELS else _LARGE
+    return nullcontext() if 0 < header_pixels(data) <= LARGE_PIXELS else _LARGE
 
 
 def face_boxes(given: list[list[float]] | None) -> NDArray[np.float64] | None:

@@ -1,4 +1,4 @@
-"""What a worker may take: of memory for bodies, in three lanes by size, so that one of a gigabyte holds up no small
+"""What a worker may take: of memory for bodies, in lanes by size, so that one of a gigabyte holds up no small
 one; and of open files."""
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
-SMALL_BYTES = 256 << 10
-"""Any number of bodies up to this size are held, one a connection."""
-MIDDLE_BYTES = 2 << 20
-MIDDLE_BODIES = 12
-"""Bodies beyond ``SMALL_BYTES`` that are held at once; and one beyond ``MIDDLE_BYTES``."""
+LANES = ((256 << 10, 24), (512 << 10, 14), (1 << 20, 8), (2 << 20, 1))
+"""Bytes, and how many bodies of more are held at once; of fewer than the first any number, one a connection."""
 
 
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 8 << 20
@@ -47,16 +44,13 @@ def connections_at_once(wanted: int) -> int:
 class Lanes:
     """Room for the bodies of an event loop.
 
-    Memory: ``SMALL_BYTES`` a connection, ``MIDDLE_BODIES`` of ``MIDDLE_BYTES``, and one of the largest. A body that
-    grows waits for room in the lane of its size, and holds that of the smaller one meanwhile: those in the largest
-    lane wait for nothing, so that none waits for ever.
+    Memory: 256 KiB a connection, 25 MB, and one body of the largest. A body that grows waits for room in the lane of
+    its size, and holds that of the smaller ones meanwhile: those in the largest lane wait for nothing, so that none
+    waits for ever.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._middle = asyncio.Semaphore(MIDDLE_BODIES)
-        self._large = asyncio.Semaphore(1)
-        self._limits = ((SMALL_BYTES, self._middle), (MIDDLE_BYTES, self._large))
-        self.max_bytes = max_bytes
+    def __init__(self) -> None:
+        self._limits = tuple((limit, asyncio.Semaphore(bodies)) for limit, bodies in LANES)
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[Lane]:

@@ -33,7 +33,7 @@ KEPT_SECONDS = 5.0
 _GONE = "HTTP Error"
 _OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
 _PIECE_BYTES = 1 << 16
-"""What is decompressed at a time."""
+"""What is read and decompressed at a time."""
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
 
 Grow = Callable[[int, asyncio.Timeout], Awaitable[None]]
@@ -72,7 +72,7 @@ class Web:
         self._session = session
         self._proxies = proxies()
         self._allowed = Allowed(options.allow_private or ())
-        self._lanes = Lanes(options.max_bytes)
+        self._lanes = Lanes()
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
 
     @asynccontextmanager
@@ -247,6 +247,9 @@ async def _body(
     coding = response.headers.get("Content-Encoding", "").strip().lower()
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
     loop = asyncio.get_running_loop()
+    transport = response.connection and response.connection.transport
+    if transport is not None and hasattr(transport, "max_size"):
+        transport.max_size = _PIECE_BYTES  # else asyncio takes four times as much at once
     body = bytearray()
     window, looked = 0, False
     between = min(RATE_SECONDS, options.timeout / 2)
@@ -254,7 +257,7 @@ async def _body(
     while True:
         try:
             async with asyncio.timeout_at(until):
-                chunk = await response.content.readany()
+                chunk = await response.content.read(_PIECE_BYTES)
         except TimeoutError:
             if deadline.expired():
                 raise
@@ -271,15 +274,16 @@ async def _body(
             break
         window += len(chunk)
         for piece in _unpacked(unpack, chunk):
-            if len(body) + len(piece) > options.max_bytes:
+            size = len(body) + len(piece)
+            if size > options.max_bytes:
                 raise _too_large(options.max_bytes, response.status)
-            body += piece
-            if not looked and len(body) >= 16:
+            if not looked and size >= 16:
                 looked = True
-                look(bytes(body[:16]))
+                look(bytes(body[:16]) + piece[:16])
             began = loop.time()
-            await grow(max(len(body), response.content_length or 0), deadline)
+            await grow(max(size, response.content_length or 0), deadline)
             until += loop.time() - began
+            body += piece
     if unpack is not None and not unpack.eof:
         raise FetchError("connection", f"its {coding} is cut short", http_status=response.status)
     return bytes(body)
@@ -338,7 +342,7 @@ async def open_web(options: WebOptions) -> AsyncIterator[Web]:
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.timeout, sock_read=None),
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
-        read_bufsize=1 << 16,
+        read_bufsize=_PIECE_BYTES // 2,
     )
     try:
         async with session:
