@@ -32,7 +32,8 @@ def exif_json(data: bytes) -> str:
 
     Raises:
         MissingDependencyError: ExifRead is missing.
-    Cost: microseconds where there is none, half a millisecond for a camera's, at most 0.1 s; all with the interpreter's lock.
+    Cost: microseconds where there is none, half a millisecond for a camera's, at most 0.1 s; all with the
+        interpreter's lock.
     """
     process_file = _exifread()
     block = _exif_block(data)
