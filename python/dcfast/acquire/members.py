@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast._core import images as core_images
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
@@ -18,6 +21,11 @@ from dcfast.images.exif import exif_json
 from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
 from dcfast.storage.records import replaced
 
+_BEYOND = 0.5
+"""Of the image, that a box may reach beyond its border; more, and it is no fraction."""
+_LARGE_PIXELS = 1 << 23
+_one_large = threading.Lock()
+"""Held while an image of more than ``_LARGE_PIXELS`` is decoded: one at a time in a worker, of 2 to 16 bytes a pixel."""
 UNDECODABLE = "Image decoding error"
 """What img2dataset says."""
 
@@ -63,8 +71,10 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         min_size=options.min_image_size,
         max_aspect=options.max_aspect_ratio or math.inf,
     )
+    width, height = core_images.image_size(data)
     try:
-        return resize_image(data, how, boxes)
+        with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+            return resize_image(data, how, boxes)
     except ResizeError as error:
         raise FetchError("by_rule", str(error)) from None
     except BadImage as error:
@@ -81,6 +91,10 @@ def face_boxes(given: list[list[float]] | None) -> NDArray[np.float64] | None:
         boxes = np.array(given, np.float64)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_boxes", f"face_bboxes: {error}"[:200]) from None
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not ((boxes >= 0) & (boxes <= 1)).all():
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise FetchError("bad_boxes", "face_bboxes: expected lists of four numbers of 0 to 1")
-    return boxes
+    if (boxes < -_BEYOND).any() or (boxes > 1 + _BEYOND).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
+        raise FetchError("bad_boxes", "face_bboxes: expected corners x0 < x1, y0 < y1 as fractions of the image")
+    # a face that the border cuts may be told beyond it; img2dataset cuts it as well
+    boxes = boxes.clip(0.0, 1.0)
+    return boxes[(boxes[:, :2] < boxes[:, 2:]).all(axis=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import multiprocessing
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcfast.acquire.rows import RowRange
 from dcfast.acquire.spool import Spool
 from dcfast.acquire.stats import ShardStats, stats_of
 from dcfast.engine.piece import piece
+from dcfast.images.resize import silence_codecs
 from dcfast.storage.atomic import write_json
 from dcfast.storage.records import as_record, read_record
 
@@ -56,6 +58,8 @@ def fetch_shard(
     from dcfast.acquire.fetching import fetch_rows
 
     began = time.time()
+    if multiprocessing.parent_process() is not None:  # the libraries of codecs write what they like to the terminal
+        silence_codecs()
     chosen = as_record(image, ImageOptions, "image options")
     rows_of = RowRange(table, first, count, None if has_keys else shard, shard_size, uid_from, subset)
     schema, rows = rows_of.read()
