@@ -10,7 +10,6 @@ from contextlib import nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from dcfast._core import images as core_images
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
@@ -18,14 +17,14 @@ from dcfast.acquire.spool import Fetched
 from dcfast.acquire.web import Answer
 from dcfast.images.costs import BadImage
 from dcfast.images.exif import exif_json
-from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
+from dcfast.images.resize import Resized, ResizeError, ResizeOptions, pixels_of, resize_image
 from dcfast.storage.records import replaced
 
 _BEYOND = 0.5
 """Of the image, that a box may reach beyond its border; more, and it is no fraction."""
 _LARGE_PIXELS = 1 << 23
 _one_large = threading.Lock()
-"""Held while an image of more than ``_LARGE_PIXELS`` is decoded: one at a time in a worker, of 2 to 16 bytes a pixel."""
+"""Held while a larger image is decoded: one at a time in a worker, of 2 to 16 bytes a pixel."""
 UNDECODABLE = "Image decoding error"
 """What img2dataset says."""
 
@@ -71,9 +70,8 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         min_size=options.min_image_size,
         max_aspect=options.max_aspect_ratio or math.inf,
     )
-    width, height = core_images.image_size(data)
     try:
-        with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+        with _one_large if pixels_of(data) > _LARGE_PIXELS else nullcontext():
             return resize_image(data, how, boxes)
     except ResizeError as error:
         raise FetchError("by_rule", str(error)) from None
