@@ -108,7 +108,7 @@ class _Work:
         try:
             last = await self._get(row, host, began)
         except FetchError as error:
-            failure = error
+            failure = error.fresh()  # its frames would hold this one, which holds it, and the body, until gc finds them
         except MemoryError:
             raise
         except Exception as error:  # of a library, on what a stranger sent: one row of millions, and it is counted
