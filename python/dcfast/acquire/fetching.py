@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,14 +41,13 @@ async def fetch_rows(
     Raises:
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="dcfast-decode") as decoders:
-        async with open_web(options) as web:
-            work = _Work(left, spool, image, options, web, decoders)
-            telling = asyncio.create_task(work.tell(total, live))
-            try:
-                await work.fetch()
-            finally:
-                telling.cancel()
+    async with open_web(options) as web:
+        work = _Work(left, spool, image, options, web)
+        telling = asyncio.create_task(work.tell(total, live))
+        try:
+            await work.fetch()
+        finally:
+            telling.cancel()
 
 
 class _Work:
@@ -62,11 +60,11 @@ class _Work:
         image: ImageOptions,
         options: WebOptions,
         web: Web,
-        decoders: ThreadPoolExecutor,
     ) -> None:
         self._rows = {row.number: row for row in rows}
         self._spool, self._image, self._options = spool, image, options
-        self._web, self._decoders = web, decoders
+        self._web = web
+        self._decoders = asyncio.Semaphore(DECODERS)
         self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
         self._slots = asyncio.Semaphore(options.connections)
         self._attempts: defaultdict[int, int] = defaultdict(int)
@@ -136,8 +134,8 @@ class _Work:
             raise self._last.pop(row.number, None) or FetchError("host_down", message)
         self._attempts[row.number] += 1
         async with self._web.fetch(row.url, self._turns) as answer:
-            loop = asyncio.get_running_loop()
-            fetched, data = await loop.run_in_executor(self._decoders, make_member, row, answer, self._image)
+            async with self._decoders:  # the threads are asyncio's own
+                fetched, data = await asyncio.to_thread(make_member, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
             return host_of(answer.final_url)

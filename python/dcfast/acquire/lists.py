@@ -8,6 +8,8 @@ from pathlib import Path
 from dcfast.acquire.options import AcquireOptions
 from dcfast.acquire.plan import check_lists, footer_hash
 from dcfast.errors import PoolError, RunError
+from dcfast.hub import LOCK_FILE
+from dcfast.hub.metadata import fetch_metadata
 from dcfast.index.metadata import METADATA, open_metadata
 from dcfast.index.pool import list_parquet
 from dcfast.storage.atomic import atomic_path, link_or_copy
@@ -23,9 +25,6 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
     """
     folder = out / FOLDER
     if options.scale is not None:
-        from dcfast.hub import LOCK_FILE
-        from dcfast.hub.metadata import fetch_metadata
-
         lock = out / LOCK_FILE
         fetch_metadata(options.scale, out, npz=options.npz, lock=lock, update_lock=options.update_lock, say=say)
         return folder

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dcfast.acquire.options import ACQUIRED_SCALES, AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.pool import acquire_pool
 from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
 from dcfast.filters import compile_filter
@@ -133,8 +134,6 @@ def acquire_for(
         words: of ``acquire_words``.   choose: filters metadata in a run directory, up to the stage filter.
     Raises: as ``dcfast.acquire.acquire_pool``, and as the run that chooses.
     """
-    from dcfast.acquire.pool import acquire_pool
-
     settings, pool = plan.settings, str(plan.pool)
     scale = None if "urls" in words else settings.scale
     how = {"scale": scale, "out": pool, "engine": engine, "ray_address": ray_address, "quiet": quiet}
