@@ -119,6 +119,45 @@ def test_the_filter_by_default_and_a_pool_elsewhere(web: HostileWeb, hub: LocalH
     assert kept["fates"]["kept"] == json.loads((pool / "acquired.json").read_text())["successes"] > 0
 
 
+def test_a_run_directory_may_have_any_name(web: HostileWeb, hub: LocalHub, tmp_path: Path) -> None:
+    out = tmp_path / 'a "quoted" \\n | name'
+    assert main(words(web, out, "--filter", "words >= 4 & ~duplicate", "--to", "filter")) == 0
+    assert len(load_subset(out / "subset.npy")) == 24
+
+
+def test_what_is_wrong_with_the_run_is_said_before_anything_is_fetched(
+    web: HostileWeb, hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    for name, more, said in (
+        ("mine", ["--filter", "words >= 4"], "is not empty and no run of dcfast"),
+        ("a", ["--filter", "words >= 4", "--evalsets", str(tmp_path / "none")], "no such directory"),
+        ("a", ["--filter", "words >= 4 & ~contaminated"], "there are no evaluation sets to compare with"),
+        ("a", ["--filter", "words >= 4", "--from", "report"], "stage index has not been run yet"),
+    ):
+        assert main(words(web, tmp_path / name, *more)) == 1
+        assert said in capsys.readouterr().err
+    assert (web.requests, hub.log) == ([], [])
+    assert not (tmp_path / "a").exists()
+
+
+def test_another_filter_is_refused_and_the_first_goes_on(
+    web: HostileWeb, hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(words(web, out, "--filter", "words >= 4", "--to", "filter")) == 0
+    for more in ([], ["--overwrite"]):
+        assert main(words(web, out, "--filter", "words >= 3", "--to", "filter", *more)) == 1
+        said = capsys.readouterr().err
+        assert "has the images that words >= 4 took, and now it is words >= 3: give another --out" in said
+    asked = len(web.requests)
+    assert main(words(web, out, "--filter", "words >= 4", "--to", "filter")) == 0
+    out.rename(tmp_path / "moved")
+    assert main(words(web, tmp_path / "moved", "--filter", "words >= 4", "--to", "filter", "--overwrite")) == 0
+    assert len(web.requests) == asked
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +19,20 @@ from dcfast.storage.paths import absolute, make_directory
 FOLDER = "metadata"
 
 
-def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -> Path:
+def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None], *, is_begun: bool) -> Path:
     """The folder of the pool's lists, which are there when it returns.
 
+    Args:
+        is_begun: images of the lists that are there were asked for; no list is changed then, and none comes to them.
     PoolError: there are none, or a column that is named is not there.   HubError: they cannot be had.
+    RunError: they are not those that are there.
     """
     folder = out / FOLDER
+    if options.update_lock and is_begun:
+        raise RunError(
+            f"--update-lock would change the lists in {folder}, by which images were fetched already: choose another "
+            "--out for what the hub has today"
+        )
     if options.scale is not None:
         lock = out / LOCK_FILE
         fetch_metadata(options.scale, out, npz=options.npz, lock=lock, update_lock=options.update_lock, say=say)
@@ -41,6 +50,9 @@ def take_lists(options: AcquireOptions, out: Path, say: Callable[[str], None]) -
     strangers = [name for name in list_parquet(folder) if name not in names]
     if strangers:
         raise RunError(f"{folder} holds {strangers[0]}, which --urls {given} does not: choose another --out")
+    lacking = [name for name in names if not (folder / name).exists()] if is_begun else []
+    if lacking:
+        raise RunError(f"--urls {given} holds {lacking[0]}, without which {out} was begun: choose another --out")
     if not _renamed(options):
         check_lists(source, names)  # before one of them lies in the pool
     for name in names:
@@ -58,7 +70,7 @@ def _take(source: Path, target: Path, options: AcquireOptions) -> None:
     if renamed:
         _write_renamed(source, target, renamed)
     else:
-        link_or_copy(source, target)
+        link_or_copy(os.path.realpath(source), target)  # a link to a link would lead elsewhere from there
 
 
 def _renamed(options: AcquireOptions) -> dict[str, str]:

@@ -184,12 +184,16 @@ def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> For
 
     RunError: it has others: its lists, their order or the shard size were different.
     """
-    _, sidecar, stats, _ = shard_paths(out, rows.shard)
+    tar, sidecar, stats, _ = shard_paths(out, rows.shard)
     if not stats.exists():
         return None
     counts = read_record(stats, ForeignStats, advice="remove the shard, and it is fetched again")
     if counts.dcfast is not None:  # of ours, before its marker was written
         return None
+    if not tar.is_file():
+        raise RunError(
+            f"{tar} is missing, though {stats.name} is there: bring it back, or remove both, and it is fetched"
+        )
     try:
         with ParquetFile(sidecar, METADATA) as file:
             lacking = [name for name in ("key", "url") if file.schema.names.count(name) != 1]

@@ -15,7 +15,7 @@ from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
-from dcfast.acquire.shard import STATE, fetch_shard, spool_path, web_file
+from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
 from dcfast.acquire.stats import ShardStats
 from dcfast.acquire.summary import ACQUIRED, AcquireSummary, Sum
 from dcfast.acquire.watching import RowProgress, SilentRows
@@ -81,7 +81,7 @@ def acquire_pool(
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
         remove_leftovers(out)
-        metadata = take_lists(options, out, say)
+        metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
         if plan.uid_from != "json":
             write_json(out / POOL_FILE, plain(PoolFile(plan.uid_from)))
@@ -90,6 +90,7 @@ def acquire_pool(
             return None
         _claim(out, _identity(options, plan, image))
         web_file(out, web.divided(options.workers))
+        subset_file(out, None if options.subset is None else absolute(options.subset))
         return _Acquisition(options, image, out, metadata, plan, say).do(chosen_by)
 
 
@@ -238,12 +239,12 @@ class _Acquisition:
 
     def _piece(self, one: ShardRows, *, is_retry: bool) -> Piece[ShardStats]:
         """The work of a shard. Its rows of a retry stand below the pool, with keys of their own."""
-        table = str(self._out / one.name if is_retry else self._metadata / one.name)
-        subset = self._options.subset
+        table = one.name if is_retry else str((self._metadata / one.name).relative_to(self._out))
+        # no input by its path and time: what lists and subset are is the claim's, and a pool that was moved, or a list
+        # that was touched, would have its images fetched anew, over those that the web has no longer
         made = fetch_shard.piece(
             "acquire/shards",
             f"{one.shard:08d}",
-            inputs=[table, *([absolute(subset)] if subset is not None else [])],
             outputs=[str(path.relative_to(self._out)) for path in shard_paths(self._out, one.shard)],
             weight=one.count,
         )
@@ -255,6 +256,6 @@ class _Acquisition:
             has_keys=is_retry,
             shard_size=self._plan.shard_size,
             uid_from="json" if is_retry else self._plan.uid_from,
-            subset=None if subset is None or is_retry else absolute(subset),
+            of_subset=self._options.subset is not None and not is_retry,
             image=_plain_image(self._image),
         )

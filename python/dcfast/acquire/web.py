@@ -176,19 +176,26 @@ class Web:
                     url = target
         except TimeoutError:
             raise FetchError("timeout", "<urlopen error timed out>", final_url=str(url)) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             raise _failure(error, str(url)) from None
         raise FetchError("redirects", "robots.txt: too many redirects", final_url=str(url))
 
 
 async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first bytes of a body, decompressed: some send it so though they were not asked to."""
+    unpack = _unpacker(response)
     parts, size = [], 0
     async for chunk in response.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size >= most:
+        parts.append(chunk if unpack is None else unpack.decompress(chunk, most - size))
+        size += len(parts[-1])
+        if size >= most or (unpack is not None and unpack.eof):
             break
     return b"".join(parts)[:most]
+
+
+def _unpacker(response: aiohttp.ClientResponse) -> zlib._Decompress | None:
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:
@@ -236,8 +243,7 @@ async def _body(
     look: Callable[[bytes], None],
 ) -> bytes:
     """The body, decompressed; FetchError: too large, too slow, no image by its first bytes."""
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
-    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
+    unpack = _unpacker(response)
     loop = asyncio.get_running_loop()
     parts: list[bytes] = []
     size = window = 0
@@ -271,9 +277,11 @@ async def _body(
         if not looked and size >= 16:
             looked = True
             look(b"".join(parts[:16]))
+        if unpack is not None and unpack.eof:
+            break  # what follows would be held, however much it is
         await grow(max(size, response.content_length or 0), deadline)
     if unpack is not None and not unpack.eof:
-        raise FetchError("connection", f"its {coding} is cut short", http_status=response.status)
+        raise FetchError("connection", "its compression is cut short", http_status=response.status)
     return b"".join(parts)
 
 

@@ -17,7 +17,9 @@ from dcfast.acquire.pool import acquire_pool
 from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
 from dcfast.filters import compile_filter
+from dcfast.filters.tokens import quoted
 from dcfast.process.options import check_options, option_parsers
+from dcfast.rundir.claim import located, stored_settings
 from dcfast.rundir.layout import ACQUIRE, METADATA_SUBSET
 from dcfast.rundir.settings import Settings
 from dcfast.storage.json_files import parse_json
@@ -71,10 +73,12 @@ class Acquisition:
     """What ``--acquire`` does before the run itself.
 
     Attributes:
+        choice: where it is decided which images are fetched.   pool: where they go.
         before: the part of the filter that metadata decides; None: all rows are fetched.   after: what the run decides.
     """
 
     settings: Settings
+    choice: Path
     pool: Path
     before: str | None
     after: str | None
@@ -90,6 +94,22 @@ class Acquisition:
             f"acquire: images of that choice, {self.pool}",
         ]
 
+    @property
+    def run_settings(self) -> Settings:
+        """Those of the run on the pool: its filter takes what was chosen before, and decides the rest."""
+        chosen = None if self.before is None else f"uids({quoted(str(self.choice / METADATA_SUBSET))})"
+        clauses = [clause for clause in (chosen, self.after) if clause is not None]
+        text = " & ".join(f"({clause})" if "|" in clause else clause for clause in clauses)
+        return replace(self.settings, pool=str(self.pool), filter=text or self.settings.filter)
+
+    @property
+    def chooser(self) -> Settings:
+        """Those of the run that chooses."""
+        of_metadata = self.settings.filter and self.before
+        return replace(
+            self.settings, pool=str(self.pool), filter=of_metadata, evalsets=None, signatures=None, compare=None
+        )
+
 
 def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: bool) -> Acquisition:
     """What is decided before the download, and what after it.
@@ -103,21 +123,35 @@ def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: boo
             f"--acquire fetches a scale of DataComp ({', '.join(ACQUIRED_SCALES[:-1])}), and the scale is "
             f"{settings.scale}: give another --scale, or lists of your own (--acquire urls=FILE)"
         )
-    pool = Path(absolute(settings.pool or out / POOL))
+    choice, pool = Path(absolute(out / CHOICE)), Path(absolute(settings.pool or out / POOL))
     by_columns = not settings.features and settings.teacher_uids is None
     if settings.filter is None:
         # what the default is depends on the metadata; what it leaves to images is contamination alone
         after = "~contaminated" if settings.evalsets is not None or settings.signatures else None
-        return Acquisition(settings, pool, "the default filter" if by_columns else None, after)
+        return Acquisition(settings, choice, pool, "the default filter" if by_columns else None, after)
     compiled = compile_filter(settings.filter)
     before, after_part = compiled.part(of_metadata=True, npz=npz), compiled.part(of_metadata=False, npz=npz)
     if before is None or not by_columns or str(before) == "no_filter":
-        return Acquisition(settings, pool, None, settings.filter)
-    return Acquisition(settings, pool, str(before), None if after_part is None else str(after_part))
+        return Acquisition(settings, choice, pool, None, settings.filter)
+    return Acquisition(settings, choice, pool, str(before), None if after_part is None else str(after_part))
+
+
+def refuse_other_choice(plan: Acquisition) -> None:
+    """RunError where the images in a run directory were chosen by another filter: those of this one would be mixed
+    with them."""
+    before = stored_settings(plan.choice)
+    if before is None or plan.before is None:
+        return
+    was, now = before.filter, located(plan.chooser).filter
+    if was != now:
+        raise RunError(
+            f"{plan.pool} has the images that {was or 'the default filter'} took, and now it is "
+            f"{now or 'the default filter'}: give another --out, and no --pool that is begun; or, for a part of what "
+            f"came, give --pool {plan.pool} without --acquire"
+        )
 
 
 def acquire_for(
-    out: Path,
     plan: Acquisition,
     words: dict[str, object],
     choose: ChooseRows,
@@ -135,6 +169,7 @@ def acquire_for(
     Raises: as ``dcfast.acquire.acquire_pool``, and as the run that chooses.
     """
     settings, pool = plan.settings, str(plan.pool)
+    refuse_other_choice(plan)
     scale = None if "urls" in words else settings.scale
     how = {"scale": scale, "out": pool, "engine": engine, "ray_address": ray_address, "quiet": quiet}
     options = typing.cast("AcquireOptions", _made(AcquireOptions, words, **how, workers=max(2, 2 * workers)))
@@ -145,12 +180,8 @@ def acquire_for(
     subset: str | None = None
     if plan.before is not None:
         acquire_pool(replace(options, images=False), web, image, say)
-        of_metadata = settings.filter and plan.before
-        chooser = replace(settings, pool=pool, filter=of_metadata, evalsets=None, signatures=None, compare=None)
-        choose(out / CHOICE, chooser)
-        subset = str(out / CHOICE / METADATA_SUBSET)
+        choose(plan.choice, plan.chooser)
+        subset = str(plan.choice / METADATA_SUBSET)
     acquired = acquire_pool(replace(options, subset=subset), web, image, say, plan.before or "")
     assert acquired is not None  # images were asked for
-    clauses = [f'uids("{subset}")' if subset is not None else None, plan.after]
-    chosen = " & ".join(f"({clause})" if "|" in clause else clause for clause in clauses if clause is not None)
-    return replace(settings, pool=pool, filter=chosen or settings.filter), acquired
+    return plan.run_settings, acquired

@@ -16,7 +16,7 @@ from dcfast.errors import DcfastError, FilterError, PoolError, RunError, Unknown
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
-from dcfast.filters.term import HEIGHT, SCORES, TEXT, WIDTH
+from dcfast.filters.term import CONTAMINATED, HEIGHT, SCORES, TEXT, WIDTH
 from dcfast.filters.tokens import spelled
 from dcfast.index.metadata import count_metadata_rows, open_metadata
 from dcfast.index.pool import list_parquet, metadata_folder
@@ -144,6 +144,31 @@ def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
         name = first or last or ""
         raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
     return stages
+
+
+def check_before_pool(out: Path, settings: Settings, first: str | None, last: str | None, *, overwrite: bool) -> None:
+    """What is wrong with a run on a pool that is to be fetched, as far as it is known without the pool: hours pass
+    until ``check_work`` can be asked.
+
+    Raises:
+        DcfastError, ValueError, OSError: in words.
+    """
+    run = look_at_run(out, settings, overwrite=overwrite)
+    begin = STAGES.index(first) if first else 0
+    end = STAGES.index(last) if last else len(STAGES) - 1
+    stages = [stage for stage in STAGES[begin : end + 1] if run.asks_for(stage)]
+    if first is not None and stages:
+        _check_earlier(run, stages[0])
+    named = compile_filter(settings.filter, run_code=False).uid_sets if settings.filter is not None else ()
+    if "filter" in stages and CONTAMINATED in named and not run.has_evaluation_sets:
+        raise FilterError(
+            "the filter uses contaminated, and there are no evaluation sets to compare with: give --evalsets DIR or "
+            "--signatures FILE, or leave the term out"
+        )
+    if run.evalset_dir is not None:
+        compared_sets(run.evalset_dir)
+    set_names([Path(file) for file in run.settings.signatures or []])
+    check_device(run, stages)
 
 
 def check_work(run: Run, stages: list[str], *, overwrite: bool, assume_gpu: bool = False) -> None:
