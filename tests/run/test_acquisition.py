@@ -20,6 +20,7 @@ from dcfast.uids.sets import load_subset
 from hostile_bytes import picture
 from hostile_web import HostileWeb, hostile_web
 from local_hub import LocalHub, local_hub
+from pool_builder import evalset
 
 ROWS = 60
 REPO = "mlfoundations/datacomp_small"
@@ -92,6 +93,23 @@ def test_one_command_goes_from_a_hub_to_a_report(
     assert main(command) == 0
     assert (len(web.requests), len(hub.log)) == (asked, fetched)
     assert {path: sha256_file(path) for path in sorted((pool / "shards").iterdir())} == before
+
+
+@pytest.mark.long
+def test_one_command_trains_and_scores_too(web: HostileWeb, hub: LocalHub, tmp_path: Path) -> None:
+    sets = evalset(tmp_path / "evalsets", "shapes", {str(n): picture("JPEG", seed=900 + n) for n in range(8)})
+    sets /= "wds_shapes_test"
+    (sets / "classnames.txt").write_text("one\n")
+    (sets / "zeroshot_classification_templates.txt").write_text("a photo of {c}\n")
+    out = tmp_path / "run"
+    command = [word for word in words(web, out, "--evalsets", str(tmp_path / "evalsets")) if word != "--no-train"]
+    command += ["--filter", "words >= 4 & ~contaminated", "--device", "cpu", "--samples-seen", "64"]
+    command += ["--set", "model=dcfast-tiny", "--set", "global_batch=16", "--set", "warmup_steps=1"]
+    assert main(command) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["acquired"]["successes"] == report["fates"]["kept"] == 24
+    assert [row["dataset"] for row in report["scores"]["sets"]] == ["shapes"]
+    assert not report["standard"]
 
 
 def test_what_needs_images_is_decided_after_them(

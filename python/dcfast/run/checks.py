@@ -169,6 +169,8 @@ def check_before_pool(out: Path, settings: Settings, first: str | None, last: st
         compared_sets(run.evalset_dir)
     set_names([Path(file) for file in run.settings.signatures or []])
     check_device(run, stages)
+    _check_libraries(run, stages)
+    _check_scored(run, stages)
 
 
 def check_work(run: Run, stages: list[str], *, overwrite: bool, assume_gpu: bool = False) -> None:
@@ -227,17 +229,11 @@ def check_stages(run: Run, stages: list[str]) -> None:
                 compiled.check_needs()
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
-    for stage in stages:
-        for library in STAGE_TABLE[stage].libraries:
-            require_library(library, f"stage {stage}")
+    _check_libraries(run, stages)
     if "teacher" in stages:
         check_teacher(run)
     if "features" in stages:
         check_features(run)
-    trained = run.settings.recipe().model
-    for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
-        if stage in stages:
-            require_model(model)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
@@ -258,6 +254,22 @@ def check_stages(run: Run, stages: list[str]) -> None:
             resolve_expression(replace(run, settings=branch_settings(run.settings, run.compare)))
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
+    _check_scored(run, stages)
+
+
+def _check_libraries(run: Run, stages: list[str]) -> None:
+    """MissingDependencyError, CheckpointError: a library or a model of some stages is not there."""
+    for stage in stages:
+        for library in STAGE_TABLE[stage].libraries:
+            require_library(library, f"stage {stage}")
+    trained = run.settings.recipe().model
+    for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
+        if stage in stages:
+            require_model(model)
+
+
+def _check_scored(run: Run, stages: list[str]) -> None:
+    """EvalsetError: no set can be scored; a warning for each that cannot."""
     if "evaluate" in stages and run.evalset_dir is not None:
         for key, reason in check_evalsets(run.evalset_dir, run.settings.sets).items():
             _LOG.warning("evaluation set %s cannot be scored as it is, but the others can: %s", key, reason)
