@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import io
 import ipaddress
 import struct
@@ -45,6 +46,12 @@ def _zlib_zeros(begin: bytes, size: int) -> bytes:
 def gzip_bomb(size: int = 1 << 30) -> bytes:
     """What begins like a JPEG and goes on with ``size`` zeros, as a gzip stream of a thousandth, without a checksum."""
     return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + _zeros(JPEG_MAGIC, size) + bytes(8)
+
+
+@cache
+def gzip_zeros(size: int = 30 << 20) -> bytes:
+    """What begins like a JPEG and goes on with ``size`` zeros, as a whole gzip stream of one packet or two."""
+    return gzip.compress(JPEG_MAGIC + bytes(size), mtime=0)
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from dcfast.acquire.addresses import host_of
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.members import make_member
+from dcfast.acquire.memory import connections_at_once, free_large_blocks
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
@@ -41,6 +42,7 @@ async def fetch_rows(
     Raises:
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
+    free_large_blocks()
     async with open_web(options) as web:
         work = _Work(left, spool, image, options, web)
         telling = asyncio.create_task(work.tell(total, live))
@@ -66,7 +68,7 @@ class _Work:
         self._web = web
         self._decoders = asyncio.Semaphore(DECODERS)
         self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
-        self._slots = asyncio.Semaphore(options.connections)
+        self._slots = asyncio.Semaphore(connections_at_once(options.connections))
         self._attempts: defaultdict[int, int] = defaultdict(int)
         self._seconds: defaultdict[int, float] = defaultdict(float)
         self._last: dict[int, FetchError] = {}

@@ -71,7 +71,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         max_aspect=options.max_aspect_ratio or math.inf,
     )
     try:
-        with _one_large if pixels_of(data) > _LARGE_PIXELS else nullcontext():
+        with nullcontext() if 0 < pixels_of(data) <= _LARGE_PIXELS else _one_large:
             return resize_image(data, how, boxes)
     except ResizeError as error:
         raise FetchError("by_rule", str(error)) from None

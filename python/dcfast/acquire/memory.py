@@ -1,16 +1,47 @@
-"""What bodies may take together: three lanes by size, so that one of a gigabyte holds up no small one."""
+"""What a worker may take: of memory for bodies, in three lanes by size, so that one of a gigabyte holds up no small
+one; and of open files."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 SMALL_BYTES = 256 << 10
 """Any number of bodies up to this size are held, one a connection."""
 MIDDLE_BYTES = 2 << 20
 MIDDLE_BODIES = 12
 """Bodies beyond ``SMALL_BYTES`` that are held at once; and one beyond ``MIDDLE_BYTES``."""
+
+
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 8 << 20
+_OTHER_FILES = 64
+
+
+@cache
+def free_large_blocks() -> None:
+    """From here on the system gets blocks of 8 MB back as soon as this process frees them.
+
+    glibc does so only until the first such block is freed: later ones come of its heap, which keeps them.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+def connections_at_once(wanted: int) -> int:
+    """As many requests at once as may have files open: each needs one, and one that idles beside it.
+
+    The limit of this process is raised for it where the system lets it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHER_FILES
+    if soft < needed and soft != resource.RLIM_INFINITY:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft >= needed or soft == resource.RLIM_INFINITY else max(1, (soft - _OTHER_FILES) // 2)
 
 
 class Lanes:

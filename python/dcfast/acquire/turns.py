@@ -74,6 +74,11 @@ class Turns:
         place = self._hosts.setdefault(host, _Host(host))
         place.failures = place.failures + 1 if failed else 0
 
+    def is_over(self, host: str) -> bool:
+        """Whether none of its rows waits for a turn, so that a connection to it need not be kept."""
+        place = self._hosts.get(host)
+        return place is None or not place.rows
+
     def is_down(self, host: str) -> bool:
         """Whether so many connections to it have failed that the others would, too."""
         place = self._hosts.get(host)
