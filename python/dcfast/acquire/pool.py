@@ -9,7 +9,8 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from dcfast.acquire.files import shard_paths
+from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
@@ -80,7 +81,9 @@ def acquire_pool(
     out = Path(absolute(options.out))
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
-        remove_leftovers(out)
+        remove_leftovers(out, below=False)
+        for folder in (LISTS, "shards", OUTCOMES, STATE):  # a run may be at work in another folder of the pool
+            remove_leftovers(out / folder)
         metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
         if plan.uid_from != "json":
