@@ -62,6 +62,17 @@ def test_lists_that_are_refused_do_not_stay_in_the_pool(web: HostileWeb, table: 
         acquire(out, table, web_of(web), update_lock=True)
 
 
+def test_a_pool_without_its_state_is_not_written_over(web: HostileWeb, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pool"
+    acquire(out, table, web_of(web))
+    before = made(out)
+    shutil.rmtree(out / "state")
+    web.files.clear()
+    with pytest.raises(RunError, match=r"was made by an acquisition whose state is gone: bring .*state/acquire back"):
+        acquire(out, table, web_of(web))
+    assert made(out) == before
+
+
 def test_what_others_are_writing_below_a_pool_stays(web: HostileWeb, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "pool"
     names = [temporary_name("a"), f"shards/{temporary_name('a')}", f"runs/mine/{temporary_name('a')}"]

@@ -13,7 +13,7 @@ from dcfast.acquire.files import OUTCOMES, shard_paths
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, own_shard, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
@@ -186,6 +186,11 @@ class _Acquisition:
                 "filled it, or it is of other lists. Choose another --out"
             )
         is_begun = (self._out / STATE / "shards").exists() or (self._out / STATE / "spool").exists()
+        if not is_begun and (mine := own_shard(self._out, numbers)) is not None:
+            raise RunError(
+                f"{mine} was made by an acquisition whose state is gone: bring {self._out / STATE} back, without which "
+                "all would be fetched anew, over images that may be gone from the web; or choose another --out"
+            )
         if numbers and not is_begun and not has_statistics(self._out):
             raise RunError(
                 f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "
