@@ -11,6 +11,7 @@ import pytest
 from acquisitions import acquire, causes, made, web_of, write_list
 from dcfast import save_subset, uid_parse
 from dcfast.errors import RunError
+from dcfast.storage.listing import temporary_name
 from dcfast.uids import uid_sort
 from hostile_bytes import picture
 from hostile_web import HostileWeb, hostile_web
@@ -59,6 +60,27 @@ def test_lists_that_are_refused_do_not_stay_in_the_pool(web: HostileWeb, table: 
     assert acquire(out, table, web_of(web)) == first
     with pytest.raises(RunError, match=r"--update-lock would change the lists in .*metadata.*choose another --out"):
         acquire(out, table, web_of(web), update_lock=True)
+
+
+def test_a_pool_without_its_state_is_not_written_over(web: HostileWeb, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pool"
+    acquire(out, table, web_of(web))
+    before = made(out)
+    shutil.rmtree(out / "state")
+    web.files.clear()
+    with pytest.raises(RunError, match=r"was made by an acquisition whose state is gone: bring .*state/acquire back"):
+        acquire(out, table, web_of(web))
+    assert made(out) == before
+
+
+def test_what_others_are_writing_below_a_pool_stays(web: HostileWeb, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pool"
+    names = [temporary_name("a"), f"shards/{temporary_name('a')}", f"runs/mine/{temporary_name('a')}"]
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"half")
+    acquire(out, table, web_of(web))
+    assert [(out / name).exists() for name in names] == [False, False, True]
 
 
 def test_lists_that_are_links_are_taken_for_what_they_lead_to(web: HostileWeb, table: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
+_REMOVE = "remove the shard, and it is fetched again"
 _STATS = re.compile(r"(\d{8,})_stats\.json")
 _TAR = re.compile(r"(\d{8,})\.tar")
 
@@ -172,6 +173,15 @@ def has_statistics(out: Path) -> bool:
     return bool(_numbers(out, _STATS))
 
 
+def own_shard(out: Path, numbers: Sequence[int]) -> Path | None:
+    """The first or the last tar of these that this tool made whole; None where another did."""
+    for number in {*numbers[:1], *numbers[-1:]}:
+        tar, _, stats, _ = shard_paths(out, number)
+        if stats.exists() and read_record(stats, ForeignStats, advice=_REMOVE).dcfast is not None:
+            return tar
+    return None
+
+
 def _numbers(out: Path, pattern: re.Pattern[str]) -> list[int]:
     folder = out / "shards"
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
@@ -187,7 +197,7 @@ def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> For
     tar, sidecar, stats, _ = shard_paths(out, rows.shard)
     if not stats.exists():
         return None
-    counts = read_record(stats, ForeignStats, advice="remove the shard, and it is fetched again")
+    counts = read_record(stats, ForeignStats, advice=_REMOVE)
     if counts.dcfast is not None:  # of ours, before its marker was written
         return None
     if not tar.is_file():

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from dcfast.acquire.files import shard_paths
+from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, own_shard, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
@@ -81,7 +82,9 @@ def acquire_pool(
     out = Path(absolute(options.out))
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
-        remove_leftovers(out)
+        remove_leftovers(out, below=False)
+        for folder in (LISTS, "shards", OUTCOMES, STATE):  # a run may be at work in another folder of the pool
+            remove_leftovers(out / folder)
         metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
         if plan.uid_from != "json":
@@ -184,6 +187,11 @@ class _Acquisition:
                 "filled it, or it is of other lists. Choose another --out"
             )
         is_begun = (self._out / STATE / "shards").exists() or (self._out / STATE / "spool").exists()
+        if not is_begun and (mine := own_shard(self._out, numbers)) is not None:
+            raise RunError(
+                f"{mine} was made by an acquisition whose state is gone: bring {self._out / STATE} back, without which "
+                "all would be fetched anew, over images that may be gone from the web; or choose another --out"
+            )
         if numbers and not is_begun and not has_statistics(self._out):
             raise RunError(
                 f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "

@@ -20,7 +20,7 @@ from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
-from dcfast.acquire.proxies import proxies
+from dcfast.acquire.proxies import proxies, proxy_names
 from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
@@ -71,6 +71,7 @@ class Web:
         self._options = options
         self._session = session
         self._proxies = proxies()
+        self._trusted = proxy_names()
         self._allowed = Allowed(options.allow_private or ())
         self._lanes = Lanes(options.max_bytes)
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
@@ -132,6 +133,8 @@ class Web:
 
     def _refuse(self, url: URL) -> None:
         refuse_literal(url, self._allowed)
+        if url.raw_host in self._trusted and self._proxy(url) is None:
+            raise FetchError("private_address", f"{url.raw_host} is a proxy", final_url=str(url))
 
     def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.client._RequestContextManager:
         return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
@@ -330,8 +333,8 @@ def _line(error: BaseException) -> str:
 @asynccontextmanager
 async def open_web(options: WebOptions) -> AsyncIterator[Web]:
     """What asks for URLs by these options, until the block ends."""
-    trusted = frozenset(URL(url).raw_host or "" for url in proxies().values())
-    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=trusted)
+    allowed = Allowed(options.allow_private or ())
+    resolver = PublicResolver(options.nameservers or (), allowed=allowed, trusted=proxy_names())
     connector = aiohttp.TCPConnector(
         resolver=resolver,
         limit=0,  # the turns hold the limits
