@@ -263,6 +263,7 @@ def test_where_nothing_came_the_status_says_so(
     assert re.search(r"^invalid_url +1 +50\.0%  no http\(s\) URL", said.out, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_on_a_pipe_lines_tell_rows_and_their_share(web: HostileWeb, tmp_path: Path) -> None:
     host, places = "lines.hostile.test", range(30)
     urls = [

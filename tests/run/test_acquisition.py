@@ -128,6 +128,7 @@ def test_what_needs_images_is_decided_after_them(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_the_filter_by_default_and_a_pool_elsewhere(web: HostileWeb, hub: LocalHub, tmp_path: Path) -> None:
     out, pool = tmp_path / "run", tmp_path / "pool"
     command = words(web, out, "--pool", str(pool), "--to", "verify")
@@ -137,6 +138,7 @@ def test_the_filter_by_default_and_a_pool_elsewhere(web: HostileWeb, hub: LocalH
     assert kept["fates"]["kept"] == json.loads((pool / "acquired.json").read_text())["successes"] > 0
 
 
+@pytest.mark.long
 def test_a_run_directory_may_have_any_name(web: HostileWeb, hub: LocalHub, tmp_path: Path) -> None:
     out = tmp_path / 'a "quoted" \\n | name'
     assert main(words(web, out, "--filter", "words >= 4 & ~duplicate", "--to", "filter")) == 0
@@ -160,6 +162,7 @@ def test_what_is_wrong_with_the_run_is_said_before_anything_is_fetched(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.long
 def test_another_filter_is_refused_and_the_first_goes_on(
     web: HostileWeb, hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
-SMALL_BYTES = 256 << 10
+SMALL_BYTES = 128 << 10
 """Any number of bodies up to this size are held, one a connection."""
-MIDDLE_BYTES = 2 << 20
-MIDDLE_BODIES = 12
+MIDDLE_BYTES = 1 << 20
+MIDDLE_BODIES = 16
 """Bodies beyond ``SMALL_BYTES`` that are held at once; and one beyond ``MIDDLE_BYTES``."""
 
 

@@ -45,7 +45,7 @@ class WebOptions:
 
     timeout: float = option(10.0, "deadline of a request, redirects and body included", metavar="S", least=0.1)
     min_rate: int = option(2048, "bytes a second that a body must bring, looked at every 5 seconds", least=0)
-    max_bytes: int = option(32 << 20, "of an image's file, also when it comes compressed", least=1024)
+    max_bytes: int = option(16 << 20, "of an image's file, also when it comes compressed", least=1024)
     retries: int = option(2, "attempts after the first, where another may help", least=0, most=100)
     backoff: float = option(1.0, "pause before the second attempt; doubled for each further", metavar="S", least=0)
     max_wait: float = option(60.0, "longest pause, also where a server asks for more", metavar="S", least=0)

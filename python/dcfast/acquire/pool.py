@@ -67,8 +67,8 @@ def acquire_pool(
         HubError: the metadata cannot be had.   ValueError: options.   OSError: the disk.
         MissingDependencyError: see ``dcfast[acquire]``.
     After a kill at any moment the same call goes on; the bytes of tars and sidecars depend on the servers' answers
-    alone. Memory: 250 MB a worker, and the pixels of one image of more than 8 megapixels (2 to 16 bytes each); 300 bytes a
-    list; 8 bytes a row of earlier ``--retry`` while another is planned.
+    alone. Memory: 250 MB a worker, and the pixels of one image of more than 8 megapixels (2 to 16 bytes each); 300
+    bytes a list; 8 bytes a row of earlier ``--retry`` while another is planned.
 
     Example::
 

@@ -349,7 +349,7 @@ async def open_web(options: WebOptions) -> AsyncIterator[Web]:
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.timeout, sock_read=None),
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
-        read_bufsize=1 << 16,
+        read_bufsize=1 << 15,
     )
     try:
         async with session:
