@@ -16,6 +16,11 @@ from dcfast.acquire.causes import FetchError
         ("http://a.de", "http://a.de/"),
         ("http://a.de/a#part", "http://a.de/a"),
         (" http://a.de/\n\tx ", "http://a.de/x"),
+        ("http://a.de/./b/../c/x", "http://a.de/c/x"),  # as servers take it, and robots.txt
+        ("http://a.de/../%2E%2e/b/%2e/x", "http://a.de/b/x"),
+        ("http://a.de/b/..", "http://a.de/"),
+        ("http://a.de/b/c/.?q=/../x", "http://a.de/b/c/?q=/../x"),
+        ("http://a.de/.b/..c/...//x", "http://a.de/.b/..c/...//x"),
         ("http://[2001:db8::1]:81/a", "http://[2001:db8::1]:81/a"),
         ("http://name:secret@a.de/a", "http://a.de/a"),
     ],
