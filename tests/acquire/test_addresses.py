@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from dcfast.acquire.addresses import Allowed, host_of, is_public, parse_url, refuse_literal
 from dcfast.acquire.causes import FetchError
+from dcfast.acquire.options import nameservers_of
+from dcfast.acquire.resolver import _servers
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,12 @@ def test_networks_that_are_named_may_be_asked_and_no_others() -> None:
     ]
     with pytest.raises(ValueError, match=r"--allow-private takes networks .*10\.1\.0\.0/99"):
         Allowed(["10.1.0.0/99"])
+
+
+def test_name_servers_have_ports_or_none() -> None:
+    words = ["1.1.1.1", "[::1]:53", "9.9.9.9:53", "::1", "[::2]"]
+    assert nameservers_of(words) == words
+    assert _servers(words) == (["1.1.1.1", "::1", "9.9.9.9", "::1", "::2"], 53)
+    for word in ("a.b", "", "1.1.1.1:0", "[::1]:99999", "1.1.1.1:"):
+        with pytest.raises(ValueError, match="--nameservers"):
+            nameservers_of([word])
