@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from acquisitions import acquire, causes, made, web_of, write_list
 from dcfast import save_subset, uid_parse
-from dcfast.errors import RunError
+from dcfast.acquire import ImageOptions
+from dcfast.errors import PoolError, RunError
 from dcfast.storage.listing import temporary_name
 from dcfast.uids import uid_sort
 from hostile_bytes import picture
@@ -90,3 +91,30 @@ def test_lists_that_are_links_are_taken_for_what_they_lead_to(web: HostileWeb, t
     acquire(out, tmp_path / "links", web_of(web))
     assert not (out / "metadata/l.parquet").is_symlink()
     assert causes(out) == {"": COUNT}
+
+
+def test_lists_that_were_renamed_otherwise_are_refused(web: HostileWeb, table: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "pool", [f"title {n}" for n in range(COUNT)]
+    write_list(table, [web.at(f"/{n}.jpg") for n in range(COUNT)], title=other, alt=other)
+    first = acquire(out, table, web_of(web), caption_column="title")
+    assert acquire(out, table, web_of(web), caption_column="title") == first
+    with pytest.raises(
+        RunError, match=r"l\.parquet was made of another file than .*, or by other columns: choose anoth"
+    ):
+        acquire(out, table, web_of(web), caption_column="alt")
+    with pytest.raises(RunError, match=r"is another file than"):
+        acquire(out, table, web_of(web))
+    write_list(table, [web.at("/1.jpg")], title=["other"])
+    with pytest.raises(RunError, match=r"l\.parquet was made of another file than"):
+        acquire(out, table, web_of(web), caption_column="title")
+
+
+@pytest.mark.parametrize("column", [None, [1] * COUNT])
+def test_hashes_that_are_to_be_verified_must_be_there(
+    column: list[int] | None, web: HostileWeb, table: Path, tmp_path: Path
+) -> None:
+    more = {} if column is None else {"sha256": column}
+    write_list(table, [web.at(f"/{n}.jpg") for n in range(COUNT)], **more)
+    with pytest.raises(PoolError, match=r"--verify-sha256 needs a column sha256 of strings.*l\.parquet"):
+        acquire(tmp_path / "pool", table, web_of(web), ImageOptions(verify_sha256=True))
+    assert web.requests == []

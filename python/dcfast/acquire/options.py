@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from dcfast import __version__
 from dcfast.engine import ENGINES
@@ -18,6 +19,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = ("jpg", "png", "webp")
 QUALITY, COMPRESSION, MOST_COMPRESSION = 95, 6, 9
+_SERVER = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:]+)):(\d{1,5})")
 _CONTACT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,199}")
 
 
@@ -33,6 +35,19 @@ def networks_of(words: list[str]) -> list[str]:
     from dcfast.acquire.addresses import Allowed
 
     Allowed(words)
+    return list(words)
+
+
+def nameservers_of(words: list[str]) -> list[str]:
+    """Addresses of name servers. ValueError: one is none."""
+    for word in words:
+        match = _SERVER.fullmatch(word)
+        try:
+            ip_address((match and (match[1] or match[2])) or word.strip("[]"))
+        except ValueError as error:
+            raise ValueError(f"--nameservers takes ADDRESS or ADDRESS:PORT, 9.9.9.9:53 say; {error}") from None
+        if match and not 1 <= int(match[3]) <= 65_535:
+            raise ValueError(f"--nameservers {word}: a port is 1 to 65535")
     return list(words)
 
 
@@ -70,7 +85,11 @@ class WebOptions:
         gather=lambda words: [] if words == ["none"] else list(words),
     )
     nameservers: list[str] | None = option(
-        None, "resolvers to ask, ADDRESS or ADDRESS:PORT", metavar="ADDRESS", usual="the system's", gather=list
+        None,
+        "resolvers to ask, ADDRESS or ADDRESS:PORT",
+        metavar="ADDRESS",
+        usual="the system's",
+        gather=nameservers_of,
     )
     allow_private: list[str] | None = option(
         None,

@@ -124,6 +124,16 @@ def check_lists(folder: Path, names: Sequence[str]) -> str:
     return next(iter(rules.values()))
 
 
+def check_hashes(folder: Path, names: Sequence[str]) -> None:
+    """PoolError where a list has no SHA-256 that images could be held against."""
+    for name in names:
+        with open_metadata(folder / name) as file:
+            kinds = [file.schema.field(i).type for i in file.schema.get_all_field_indices("sha256")]
+        if len(kinds) != 1 or not column_matches("text", kinds[0]):
+            had = f"it is {kinds[0]}" if kinds else "there is none"
+            raise PoolError(f"--verify-sha256 needs a column sha256 of strings (hex digits) in {folder / name}; {had}")
+
+
 def _check_list(path: Path) -> str:
     with open_metadata(path) as file:
         _check_columns(path, file)

@@ -13,7 +13,16 @@ from dcfast.acquire.files import OUTCOMES, shard_paths
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, own_shard, plan_of, shard_numbers
+from dcfast.acquire.plan import (
+    Plan,
+    ShardRows,
+    check_hashes,
+    foreign_shard,
+    has_statistics,
+    own_shard,
+    plan_of,
+    shard_numbers,
+)
 from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
@@ -89,6 +98,8 @@ def acquire_pool(
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
         if plan.uid_from != "json":
             write_json(out / POOL_FILE, plain(PoolFile(plan.uid_from)))
+        if image.verify_sha256:
+            check_hashes(metadata, [file.name for file in plan.files])
         if not options.images:
             say(f"{plan.rows:,} rows in {len(plan.files):,} lists: {plan.num_shards:,} shards")
             return None

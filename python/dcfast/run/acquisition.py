@@ -18,7 +18,7 @@ from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
 from dcfast.filters import compile_filter
 from dcfast.filters.tokens import quoted
-from dcfast.process.options import check_options, option_parsers
+from dcfast.process.options import check_options, option_gathers, option_parsers
 from dcfast.rundir.claim import located, stored_settings
 from dcfast.rundir.layout import ACQUIRE, METADATA_SUBSET
 from dcfast.rundir.settings import Settings
@@ -39,6 +39,7 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
     """``["contact=me@a.org", "host_rate=10"]`` as options of ``dcfast acquire``; ValueError: there is no such one."""
     types = {name: hint for kind in _KINDS for name, hint in typing.get_type_hints(kind).items()}
     parsers = {name: parse for kind in _KINDS for name, parse in option_parsers(kind).items()}
+    gathers = {name: gather for kind in _KINDS for name, gather in option_gathers(kind).items()}
     known = sorted(field.name for kind in _KINDS for field in fields(kind) if field.name not in _OF_RUN)
     found: dict[str, object] = {}
     for word in words:
@@ -55,9 +56,7 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
             value = parse(text) if parse is not None else text if is_text else parse_json(text)
         except ValueError:
             value = text
-        if list in [typing.get_origin(part) for part in typing.get_args(types[name])]:
-            value = text.split(",")
-        found[name] = value
+        found[name] = gathers[name](text.split(",")) if name in gathers else value
     for kind in _KINDS:
         check_options(_made(kind, found, out="x"))
     return found
