@@ -167,7 +167,7 @@ def test_another_filter_is_refused_and_the_first_goes_on(
         (["resize=none"], r"resize must be one of scaled, exact"),
         (["allow_private=me"], r"--allow-private takes networks .*'me'"),
         (["nameservers=a.b"], r"--nameservers takes ADDRESS or ADDRESS:PORT, .*'a\.b'"),
-        (["nameservers=1.1.1.1:53,[::1]:99999"], r"--nameservers \[::1\]:99999: a port is 1 to 65535"),
+        (["nameservers=1.1.1.1:53,[::1]:99999"], r"--nameservers \[::1\]:99999: its port must be 1 to 65535"),
         (["out=elsewhere"], r"got 'out=elsewhere'"),
     ],
 )
