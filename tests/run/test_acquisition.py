@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast import cli
 from dcfast.filters import compile_filter
-from dcfast.run.acquisition import acquire_words, plan_acquisition
+from dcfast.run.acquisition import Acquisition, acquire_words, plan_acquisition
 from dcfast.run.workflow import main
-from dcfast.rundir.settings import Settings
+from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import sha256_file
 from dcfast.uids.sets import load_subset
 from hostile_bytes import picture
@@ -188,7 +188,7 @@ def test_another_filter_is_refused_and_the_first_goes_on(
         (["resize=none"], r"resize must be one of scaled, exact"),
         (["allow_private=me"], r"--allow-private takes networks .*'me'"),
         (["nameservers=a.b"], r"--nameservers takes ADDRESS or ADDRESS:PORT, .*'a\.b'"),
-        (["nameservers=1.1.1.1:53,[::1]:99999"], r"--nameservers \[::1\]:99999: a port is 1 to 65535"),
+        (["nameservers=1.1.1.1:53,[::1]:99999"], r"--nameservers \[::1\]:99999: its port must be 1 to 65535"),
         (["out=elsewhere"], r"got 'out=elsewhere'"),
     ],
 )
@@ -238,3 +238,17 @@ def test_what_metadata_decides(tmp_path: Path, text: str, npz: bool, before: str
     assert (plan.before is None) == everything
     featured = Settings(scale="small", filter=text, features={"l14": "ViT-L-14:openai"})
     assert plan_acquisition(tmp_path, featured, npz=npz, has_lists=False).before is None
+
+
+def test_what_is_compared_with_and_the_filter_by_default_are_not_lost(tmp_path: Path) -> None:
+    def plan(**given: object) -> Acquisition:
+        return plan_acquisition(tmp_path, Settings(scale="small", **given), npz=False, has_lists=False)  # type: ignore[arg-type]
+
+    assert plan(filter="words >= 4", compare=NO_COMPARISON).before == "words >= 4"
+    compared = plan(filter="words >= 4", compare="no_filter")  # takes images that the filter does not
+    assert (compared.before, compared.run_settings.filter) == (None, "words >= 4")
+    featured = plan(features={"l14": "ViT-L-14:openai"}, evalsets="sets")
+    assert (featured.before, featured.run_settings.filter) == (None, None)
+    chosen = plan(evalsets="sets")
+    assert chosen.before == "the default filter"
+    assert str(chosen.run_settings.filter).endswith('subset_metadata.npy") & ~contaminated')

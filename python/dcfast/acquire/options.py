@@ -47,7 +47,7 @@ def nameservers_of(words: list[str]) -> list[str]:
         except ValueError as error:
             raise ValueError(f"--nameservers takes ADDRESS or ADDRESS:PORT, 9.9.9.9:53 say; {error}") from None
         if match and not 1 <= int(match[3]) <= 65_535:
-            raise ValueError(f"--nameservers {word}: a port is 1 to 65535")
+            raise ValueError(f"--nameservers {word}: its port must be 1 to 65535")
     return list(words)
 
 

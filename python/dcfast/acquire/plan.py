@@ -131,7 +131,10 @@ def check_hashes(folder: Path, names: Sequence[str]) -> None:
             kinds = [file.schema.field(i).type for i in file.schema.get_all_field_indices("sha256")]
         if len(kinds) != 1 or not column_matches("text", kinds[0]):
             had = f"it is {kinds[0]}" if kinds else "there is none"
-            raise PoolError(f"--verify-sha256 needs a column sha256 of strings (hex digits) in {folder / name}; {had}")
+            raise PoolError(
+                f"--verify-sha256 needs a column sha256 of strings (hex digits) in {folder / name}, and {had}: leave "
+                "the option out, or give a list with hashes"
+            )
 
 
 def _check_list(path: Path) -> str:

@@ -21,7 +21,7 @@ from dcfast.filters.tokens import quoted
 from dcfast.process.options import check_options, option_gathers, option_parsers
 from dcfast.rundir.claim import located, stored_settings
 from dcfast.rundir.layout import ACQUIRE, METADATA_SUBSET
-from dcfast.rundir.settings import Settings
+from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import absolute
 
@@ -123,11 +123,14 @@ def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: boo
             f"{settings.scale}: give another --scale, or lists of your own (--acquire urls=FILE)"
         )
     choice, pool = Path(absolute(out / CHOICE)), Path(absolute(settings.pool or out / POOL))
-    by_columns = not settings.features and settings.teacher_uids is None
+    # what is computed of pictures decides about all of them, and so does what the run is compared with
+    by_columns = not settings.features and settings.teacher_uids is None and settings.compare in (None, NO_COMPARISON)
     if settings.filter is None:
         # what the default is depends on the metadata; what it leaves to images is contamination alone
         after = "~contaminated" if settings.evalsets is not None or settings.signatures else None
-        return Acquisition(settings, choice, pool, "the default filter" if by_columns else None, after)
+        if not by_columns:
+            return Acquisition(settings, choice, pool, None, None)
+        return Acquisition(settings, choice, pool, "the default filter", after)
     compiled = compile_filter(settings.filter)
     before, after_part = compiled.part(of_metadata=True, npz=npz), compiled.part(of_metadata=False, npz=npz)
     if before is None or not by_columns or str(before) == "no_filter":
