@@ -26,8 +26,9 @@ from dcfast.storage.records import plain, replaced
 LIVE_SECONDS = 2.0
 DECODERS = 2
 """Threads that decode, of a worker."""
-_CONNECTION = ("timeout", "connection", "dns_temporary", "dns_not_found", "tls")
-"""Causes that say that a host is not to be reached, rather than that it refuses one of its images."""
+_CONNECTION = ("timeout", "too_slow", "connection", "dns_temporary", "dns_not_found", "tls", "throttled")
+"""Causes that say that a host is not to be reached now, rather than that it refuses one of its images: one that asks
+for a minute's patience again and again would hold a shard for days."""
 _MOST_DOUBLINGS = 6
 """Of the pause between attempts."""
 

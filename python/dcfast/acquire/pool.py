@@ -214,7 +214,8 @@ class _Acquisition:
         numbers = (rows.shard for rows in self._plan.shards())
         found = plan_round(self._out, causes, numbers, rounds, self._plan.shard_size)
         if found is None:
-            self._say(f"no row is left that failed by {', '.join(causes)}")
+            others = f", but for {self._sum.foreign:,} shards of another tool" if self._sum.foreign else ""
+            self._say(f"no row is left that failed by {', '.join(causes)}{others}")
             return
         write_json(self._out / ROUNDS, plain([*rounds, found]))
         self._say(f"{found.rows:,} rows are fetched again, into shards from {found.first_shard:08d} on")
