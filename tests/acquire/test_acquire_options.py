@@ -93,7 +93,7 @@ def test_sizes_that_rules_refuse(web: HostileWeb, tmp_path: Path) -> None:
 
 def test_quality_goes_with_the_format(web: HostileWeb, tmp_path: Path) -> None:
     table = write_list(tmp_path / "l.parquet", [web.at("/0.jpg")])
-    with pytest.raises(ValueError, match="--quality of png is its compression, 0 to 9; got 95"):
+    with pytest.raises(ValueError, match="--quality of png must be its compression, 0 to 9; got 95"):
         acquire(tmp_path / "pool", table, web_of(web), ImageOptions(encode_format="png", quality=95))
     assert not (tmp_path / "pool").exists()
     for encode_format, quality in (("png", None), ("png", 0), ("webp", None), ("jpg", 50)):

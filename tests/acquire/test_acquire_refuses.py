@@ -186,6 +186,12 @@ def test_shards_whose_ids_disagree_are_refused(web: HostileWeb, table: Path, tmp
     (tmp_path / "none/shards/00000000.parquet").unlink()
     with pytest.raises(RunError, match=r"00000000\.parquet is missing, though 00000000_stats\.json is there"):
         acquire(tmp_path / "none", table, web_of(web), shard_size=SIZE)
+    foreign(tmp_path / "tarless", web, 0)
+    (tmp_path / "tarless/shards/00000000.tar").unlink()
+    with pytest.raises(
+        RunError, match=r"00000000\.tar is missing, though 00000000_stats\.json is there: bring it back"
+    ):
+        acquire(tmp_path / "tarless", table, web_of(web), shard_size=SIZE)
     foreign(tmp_path / "cut", web, 0)
     (tmp_path / "cut/shards/00000000_stats.json").write_text('{"count": 3')
     with pytest.raises(CorruptDataError, match="remove the shard, and it is fetched again"):
@@ -257,6 +263,7 @@ def test_where_nothing_came_the_status_says_so(
     assert re.search(r"^invalid_url +1 +50\.0%  no http\(s\) URL", said.out, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_on_a_pipe_lines_tell_rows_and_their_share(web: HostileWeb, tmp_path: Path) -> None:
     host, places = "lines.hostile.test", range(30)
     urls = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from dcfast.acquire.addresses import Allowed, host_of, is_public, parse_url, refuse_literal
 from dcfast.acquire.causes import FetchError
+from dcfast.acquire.options import nameservers_of
+from dcfast.acquire.resolver import _servers
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,11 @@ from dcfast.acquire.causes import FetchError
         ("http://a.de", "http://a.de/"),
         ("http://a.de/a#part", "http://a.de/a"),
         (" http://a.de/\n\tx ", "http://a.de/x"),
+        ("http://a.de/./b/../c/x", "http://a.de/c/x"),  # as servers take it, and robots.txt
+        ("http://a.de/../%2E%2e/b/%2e/x", "http://a.de/b/x"),
+        ("http://a.de/b/..", "http://a.de/"),
+        ("http://a.de/b/c/.?q=/../x", "http://a.de/b/c/?q=/../x"),
+        ("http://a.de/.b/..c/...//x", "http://a.de/.b/..c/...//x"),
         ("http://[2001:db8::1]:81/a", "http://[2001:db8::1]:81/a"),
         ("http://name:secret@a.de/a", "http://a.de/a"),
     ],
@@ -82,3 +89,12 @@ def test_networks_that_are_named_may_be_asked_and_no_others() -> None:
     ]
     with pytest.raises(ValueError, match=r"--allow-private takes networks .*10\.1\.0\.0/99"):
         Allowed(["10.1.0.0/99"])
+
+
+def test_name_servers_have_ports_or_none() -> None:
+    words = ["1.1.1.1", "[::1]:53", "9.9.9.9:53", "::1", "[::2]"]
+    assert nameservers_of(words) == words
+    assert _servers(words) == (["1.1.1.1", "::1", "9.9.9.9", "::1", "::2"], 53)
+    for word in ("a.b", "", "1.1.1.1:0", "[::1]:99999", "1.1.1.1:"):
+        with pytest.raises(ValueError, match="--nameservers"):
+            nameservers_of([word])

@@ -118,10 +118,22 @@ def test_addresses_in_urls_are_refused_though_a_proxy_would_ask(
 ) -> None:
     with proxy_server() as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
-        table = write_list(tmp_path / "l.parquet", ["http://10.0.0.1/a.jpg", "http://[fd00::1]/a.jpg"])
+        odd = [f"http://{host}/a.jpg" for host in ("10.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.0x1")]
+        table = write_list(tmp_path / "l.parquet", ["http://10.0.0.1/a.jpg", "http://[fd00::1]/a.jpg", *odd])
         acquire(tmp_path / "pool", table, web_of(web))
-        assert causes(tmp_path / "pool") == {"private_address": 2}
+        assert causes(tmp_path / "pool") == {"private_address": 2, "invalid_url": 5}
         assert proxy.asked == []
+
+
+def test_a_proxy_is_not_asked_for_images_of_its_own(
+    web: HostileWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name may stand for a private address, for requests through it alone."""
+    table = write_list(tmp_path / "l.parquet", [web.at("/0.jpg", host="proxy.hostile.test")])
+    monkeypatch.setenv("https_proxy", f"http://proxy.hostile.test:{web.ports['web']}")
+    acquire(tmp_path / "pool", table, web_of(web, allow_private=[]))
+    assert causes(tmp_path / "pool") == {"private_address": 1}
+    assert web.requests == []
 
 
 def test_a_kind_of_proxy_that_cannot_be_asked_is_refused_before_work(

@@ -139,6 +139,7 @@ async def outcome(client: aiohttp.ClientSession, web: HostileWeb, one: Behaviour
     return cause
 
 
+@pytest.mark.long
 def test_the_web_does_what_it_says(web: HostileWeb) -> None:
     chosen = web.behaviours("robots")
 

@@ -76,6 +76,13 @@ def test_there_and_back(sets: Path, sealed: Path, tmp_path: Path) -> None:
     assert not Path(f"{sealed}.parts").exists()
 
 
+def test_a_folder_of_the_name_of_its_work_is_somebodys(sets: Path, tmp_path: Path) -> None:
+    (tmp_path / "sets.tar.parts").mkdir()
+    (tmp_path / "sets.tar.parts/aa").write_bytes(b"mine")
+    packed(sets, tmp_path / "sets.tar")
+    assert [path.name for path in (tmp_path / "sets.tar.parts").iterdir()] == ["aa"]
+
+
 def test_a_plain_tar_of_a_manifest_and_the_files(sets: Path, sealed: Path, tmp_path: Path) -> None:
     with tarfile.open(sealed) as tar:
         members = tar.getmembers()

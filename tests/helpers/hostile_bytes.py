@@ -49,7 +49,7 @@ def gzip_bomb(size: int = 1 << 30) -> bytes:
 
 
 @cache
-def gzip_zeros(size: int = 30 << 20) -> bytes:
+def gzip_zeros(size: int = 15 << 20) -> bytes:
     """What begins like a JPEG and goes on with ``size`` zeros, as a whole gzip stream of one packet or two."""
     return gzip.compress(JPEG_MAGIC + bytes(size), mtime=0)
 

@@ -124,6 +124,7 @@ def test_fetched_where_filters_can_read_them(
     assert capsys.readouterr().out == "lid.176: as it must be\n"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_pickle_becomes_an_array_in_another_process(server: ShardServer, tmp_path: Path) -> None:
     (made,) = fetch_assets(["small_centroids*"], tmp_path)

@@ -349,6 +349,7 @@ def test_killed_in_the_middle_and_gone_on(hub: LocalHub, tmp_path: Path) -> None
     assert [(re.sub(".*/", "", one.path), one.range) for one in again] == [("b.parquet", "bytes=150000-")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_before_any_rename(hub: LocalHub, tmp_path: Path) -> None:
     """Killed right before the n-th file gets its name, for each n: the same call ends as if nothing had been."""

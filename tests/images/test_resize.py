@@ -292,6 +292,7 @@ def test_results_that_no_format_holds(monkeypatch: pytest.MonkeyPatch) -> None:
         resize_image(line, ResizeOptions(mode="keep_ratio", only_if_bigger=False, size=32))
 
 
+@pytest.mark.long
 def test_threads_make_the_same_and_the_interpreter_goes_on() -> None:
     jpegs = [encode(drawing(seed, 900, 700)) for seed in range(6)]
     expected = [resize_image(data, ResizeOptions()) for data in jpegs]

@@ -254,7 +254,8 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "hub/transfer.py", "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
+    "acquire/files.py", "acquire/spool.py", "images/resize.py", "hub/transfer.py",
+    "importing/pictures.py", "importing/shards.py", "rundir/recorder.py",
     "doctor/checks.py", "evaluate/evaluation.py", "evaluate/bundle.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",

@@ -195,6 +195,7 @@ ELSEWHERE = {
     "resharding/edit.py": "test_a_sample_keeps_its_numbers",
     "rundir/settings.py": "test_a_command_line",
     "train/settings.py": "a word of a command line: what is no JSON is text",
+    "run/acquisition.py": "a word of a command line: what is no JSON is text",
     "hub/transfer.py": "an answer of a hub; tests/hub/test_hub_faults.py",
     "train/meeting.py": "what rank 0 says to the others; tests/train/test_train_ranks.py",
     "run/training_plan.py": "what the training itself wrote, and what is odd in it is another training",

@@ -24,6 +24,8 @@ pq = pytest.importorskip("pyarrow.parquet")
 BATCH, PAGE = 1 << 20, 1 << 19
 PATHS = {
     "index/metadata.py": "batches: open_metadata, for all that follows",
+    "acquire/rows.py": "batches: the rows of a shard of a list",
+    "acquire/lists.py": "batches: a list that is written anew under other names of columns",
     "features/metadata.py": "batches: rows located, and written anew with scores",
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",

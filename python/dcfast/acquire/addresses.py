@@ -19,6 +19,9 @@ _ENDS = "".join(map(chr, range(33)))
 _BROKEN_LINES = re.compile(r"[\t\r\n]")
 """What browsers leave out of a URL, as do we; other control characters are quoted in a path, and make no host."""
 _HOST = re.compile(r"(?!\.|.*\.\.)[a-z0-9._:-]{1,253}", re.IGNORECASE)
+_DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:^|\.)(?:\d+|0x[0-9a-f]*)\.?$", re.IGNORECASE)
+"""The end of what no name may be: 127.1 and 0x7f000001, say, which a proxy would take for an address."""
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 _SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 
@@ -45,12 +48,37 @@ def parse_url(text: str | None) -> URL:
             host = URL.build(scheme="http", host=host).raw_host or ""
         port = f":{parts.port}" if parts.port is not None else ""
         place = f"[{host}]{port}" if ":" in host else f"{host}{port}"
-        url = URL(urlunsplit((parts.scheme.lower(), place, path or "/", query, "")), encoded=True)
+        url = URL(urlunsplit((parts.scheme.lower(), place, _without_dots(path), query, "")), encoded=True)
     except (ValueError, UnicodeError) as error:
         raise FetchError("invalid_url", f"no URL: {error}"[:200]) from None
     if not _HOST.fullmatch(url.raw_host or ""):
         raise FetchError("invalid_url", "a URL without a host, or whose host has no name that the DNS knows")
+    if _NUMBER.search(url.raw_host or "") and not _is_address(url.raw_host or ""):
+        raise FetchError("invalid_url", "its host is an address in a form that only libraries of C read")
     return url
+
+
+def _without_dots(path: str) -> str:
+    """A path without its segments ``.`` and ``..``: servers take them out, and robots.txt speaks of what is left."""
+    if not _DOTS.search(path):
+        return path or "/"
+    kept: list[str] = []
+    last = ""
+    for segment in path.split("/")[1:]:
+        last = segment.lower().replace("%2e", ".")
+        if last == "..":
+            del kept[-1:]
+        elif last != ".":
+            kept.append(segment)
+    return "/" + "/".join([*kept, ""] if last in (".", "..") and kept else kept)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(address: str) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from dcfast.storage.records import plain, replaced
 LIVE_SECONDS = 2.0
 DECODERS = 2
 """Threads that decode, of a worker."""
-_CONNECTION = ("timeout", "connection", "dns_temporary", "dns_not_found", "tls")
-"""Causes that say that a host is not to be reached, rather than that it refuses one of its images."""
+_CONNECTION = ("timeout", "too_slow", "connection", "dns_temporary", "dns_not_found", "tls", "throttled")
+"""Causes that say that a host is not to be reached now, rather than that it refuses one of its images: one that asks
+for a minute's patience again and again would hold a shard for days."""
 _MOST_DOUBLINGS = 6
 """Of the pause between attempts."""
 
@@ -44,14 +44,13 @@ async def fetch_rows(
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
     free_large_blocks()
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="dcfast-decode") as decoders:
-        async with open_web(options) as web:
-            work = _Work(left, spool, image, options, web, decoders)
-            telling = asyncio.create_task(work.tell(total, live))
-            try:
-                await work.fetch()
-            finally:
-                telling.cancel()
+    async with open_web(options) as web:
+        work = _Work(left, spool, image, options, web)
+        telling = asyncio.create_task(work.tell(total, live))
+        try:
+            await work.fetch()
+        finally:
+            telling.cancel()
 
 
 class _Work:
@@ -64,11 +63,11 @@ class _Work:
         image: ImageOptions,
         options: WebOptions,
         web: Web,
-        decoders: ThreadPoolExecutor,
     ) -> None:
         self._rows = {row.number: row for row in rows}
         self._spool, self._image, self._options = spool, image, options
-        self._web, self._decoders = web, decoders
+        self._web = web
+        self._decoders = asyncio.Semaphore(DECODERS)
         self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
         self._slots = asyncio.Semaphore(connections_at_once(options.connections))
         self._attempts: defaultdict[int, int] = defaultdict(int)
@@ -138,8 +137,8 @@ class _Work:
             raise self._last.pop(row.number, None) or FetchError("host_down", message)
         self._attempts[row.number] += 1
         async with self._web.fetch(row.url, self._turns) as answer:
-            loop = asyncio.get_running_loop()
-            fetched, data = await loop.run_in_executor(self._decoders, make_member, row, answer, self._image)
+            async with self._decoders:  # the threads are asyncio's own
+                fetched, data = await asyncio.to_thread(make_member, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
             return host_of(answer.final_url)

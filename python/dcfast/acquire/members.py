@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,16 @@ from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched
 from dcfast.acquire.web import Answer
-from dcfast.images.costs import BadImage, header_pixels
+from dcfast.images.costs import BadImage
 from dcfast.images.exif import exif_json
-from dcfast.images.resize import Resized, ResizeError, ResizeOptions, resize_image
+from dcfast.images.resize import Resized, ResizeError, ResizeOptions, pixels_of, resize_image
 from dcfast.storage.records import replaced
 
-LARGE_PIXELS = 1 << 24
-"""Images of more are decoded one at a time in a process: at 6 bytes a pixel they are what its memory goes for."""
-_LARGE = threading.Lock()
+_BEYOND = 0.5
+"""Of the image, that a box may reach beyond its border; more, and it is no fraction."""
+_LARGE_PIXELS = 1 << 23
+_one_large = threading.Lock()
+"""Held while a larger image is decoded: one at a time in a worker, of 2 to 16 bytes a pixel."""
 UNDECODABLE = "Image decoding error"
 """What img2dataset says."""
 
@@ -69,7 +71,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         max_aspect=options.max_aspect_ratio or math.inf,
     )
     try:
-        with _room(data):
+        with nullcontext() if 0 < pixels_of(data) <= _LARGE_PIXELS else _one_large:
             return resize_image(data, how, boxes)
     except ResizeError as error:
         raise FetchError("by_rule", str(error)) from None
@@ -77,11 +79,6 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         if error.status == "too_large":
             raise FetchError("too_many_pixels", str(error)) from None
         raise FetchError("undecodable", UNDECODABLE) from None
-
-
-def _room(data: bytes) -> AbstractContextManager[object]:
-    """Holds back all but one of the images that are large, or whose header is not read here."""
-    return nullcontext() if 0 < header_pixels(data) <= LARGE_PIXELS else _LARGE
 
 
 def face_boxes(given: list[list[float]] | None) -> NDArray[np.float64] | None:
@@ -92,6 +89,10 @@ def face_boxes(given: list[list[float]] | None) -> NDArray[np.float64] | None:
         boxes = np.array(given, np.float64)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_boxes", f"face_bboxes: {error}"[:200]) from None
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not ((boxes >= 0) & (boxes <= 1)).all():
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise FetchError("bad_boxes", "face_bboxes: expected lists of four numbers of 0 to 1")
-    return boxes
+    if (boxes < -_BEYOND).any() or (boxes > 1 + _BEYOND).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
+        raise FetchError("bad_boxes", "face_bboxes: expected corners x0 < x1, y0 < y1 as fractions of the image")
+    # a face that the border cuts may be told beyond it; img2dataset cuts it as well
+    boxes = boxes.clip(0.0, 1.0)
+    return boxes[(boxes[:, :2] < boxes[:, 2:]).all(axis=1)]

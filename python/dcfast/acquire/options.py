@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from dcfast import __version__
 from dcfast.engine import ENGINES
@@ -18,6 +19,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = ("jpg", "png", "webp")
 QUALITY, COMPRESSION, MOST_COMPRESSION = 95, 6, 9
+_SERVER = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:]+)):(\d{1,5})")
 _CONTACT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,199}")
 
 
@@ -36,6 +38,19 @@ def networks_of(words: list[str]) -> list[str]:
     return list(words)
 
 
+def nameservers_of(words: list[str]) -> list[str]:
+    """Addresses of name servers. ValueError: one is none."""
+    for word in words:
+        match = _SERVER.fullmatch(word)
+        try:
+            ip_address((match and (match[1] or match[2])) or word.strip("[]"))
+        except ValueError as error:
+            raise ValueError(f"--nameservers takes ADDRESS or ADDRESS:PORT, 9.9.9.9:53 say; {error}") from None
+        if match and not 1 <= int(match[3]) <= 65_535:
+            raise ValueError(f"--nameservers {word}: its port must be 1 to 65535")
+    return list(words)
+
+
 @dataclass(frozen=True)
 class WebOptions:
     """How URLs are asked for: what changes no byte of an image that is got.
@@ -45,7 +60,7 @@ class WebOptions:
 
     timeout: float = option(10.0, "deadline of a request, redirects and body included", metavar="S", least=0.1)
     min_rate: int = option(2048, "bytes a second that a body must bring, looked at every 5 seconds", least=0)
-    max_bytes: int = option(32 << 20, "of an image's file, also when it comes compressed", least=1024)
+    max_bytes: int = option(16 << 20, "of an image's file, also when it comes compressed", least=1024)
     retries: int = option(2, "attempts after the first, where another may help", least=0, most=100)
     backoff: float = option(1.0, "pause before the second attempt; doubled for each further", metavar="S", least=0)
     max_wait: float = option(60.0, "longest pause, also where a server asks for more", metavar="S", least=0)
@@ -70,7 +85,11 @@ class WebOptions:
         gather=lambda words: [] if words == ["none"] else list(words),
     )
     nameservers: list[str] | None = option(
-        None, "resolvers to ask, ADDRESS or ADDRESS:PORT", metavar="ADDRESS", usual="the system's", gather=list
+        None,
+        "resolvers to ask, ADDRESS or ADDRESS:PORT",
+        metavar="ADDRESS",
+        usual="the system's",
+        gather=nameservers_of,
     )
     allow_private: list[str] | None = option(
         None,

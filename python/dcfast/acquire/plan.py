@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
+_REMOVE = "remove the shard, and it is fetched again"
 _STATS = re.compile(r"(\d{8,})_stats\.json")
 _TAR = re.compile(r"(\d{8,})\.tar")
 
@@ -123,6 +124,19 @@ def check_lists(folder: Path, names: Sequence[str]) -> str:
     return next(iter(rules.values()))
 
 
+def check_hashes(folder: Path, names: Sequence[str]) -> None:
+    """PoolError where a list has no SHA-256 that images could be held against."""
+    for name in names:
+        with open_metadata(folder / name) as file:
+            kinds = [file.schema.field(i).type for i in file.schema.get_all_field_indices("sha256")]
+        if len(kinds) != 1 or not column_matches("text", kinds[0]):
+            had = f"it is {kinds[0]}" if kinds else "there is none"
+            raise PoolError(
+                f"--verify-sha256 needs a column sha256 of strings (hex digits) in {folder / name}, and {had}: leave "
+                "the option out, or give a list with hashes"
+            )
+
+
 def _check_list(path: Path) -> str:
     with open_metadata(path) as file:
         _check_columns(path, file)
@@ -172,6 +186,15 @@ def has_statistics(out: Path) -> bool:
     return bool(_numbers(out, _STATS))
 
 
+def own_shard(out: Path, numbers: Sequence[int]) -> Path | None:
+    """The first or the last tar of these that this tool made whole; None where another did."""
+    for number in {*numbers[:1], *numbers[-1:]}:
+        tar, _, stats, _ = shard_paths(out, number)
+        if stats.exists() and read_record(stats, ForeignStats, advice=_REMOVE).dcfast is not None:
+            return tar
+    return None
+
+
 def _numbers(out: Path, pattern: re.Pattern[str]) -> list[int]:
     folder = out / "shards"
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
@@ -184,12 +207,16 @@ def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> For
 
     RunError: it has others: its lists, their order or the shard size were different.
     """
-    _, sidecar, stats, _ = shard_paths(out, rows.shard)
+    tar, sidecar, stats, _ = shard_paths(out, rows.shard)
     if not stats.exists():
         return None
-    counts = read_record(stats, ForeignStats, advice="remove the shard, and it is fetched again")
+    counts = read_record(stats, ForeignStats, advice=_REMOVE)
     if counts.dcfast is not None:  # of ours, before its marker was written
         return None
+    if not tar.is_file():
+        raise RunError(
+            f"{tar} is missing, though {stats.name} is there: bring it back, or remove both, and it is fetched"
+        )
     try:
         with ParquetFile(sidecar, METADATA) as file:
             lacking = [name for name in ("key", "url") if file.schema.names.count(name) != 1]

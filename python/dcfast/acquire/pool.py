@@ -9,13 +9,23 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from dcfast.acquire.files import shard_paths
+from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import Plan, ShardRows, foreign_shard, has_statistics, plan_of, shard_numbers
+from dcfast.acquire.plan import (
+    Plan,
+    ShardRows,
+    check_hashes,
+    foreign_shard,
+    has_statistics,
+    own_shard,
+    plan_of,
+    shard_numbers,
+)
 from dcfast.acquire.proxies import proxies
 from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
-from dcfast.acquire.shard import STATE, fetch_shard, spool_path, web_file
+from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
 from dcfast.acquire.stats import ShardStats
 from dcfast.acquire.summary import ACQUIRED, AcquireSummary, Sum
 from dcfast.acquire.watching import RowProgress, SilentRows
@@ -66,8 +76,8 @@ def acquire_pool(
         HubError: the metadata cannot be had.   ValueError: options.   OSError: the disk.
         MissingDependencyError: see ``dcfast[acquire]``.
     After a kill at any moment the same call goes on; the bytes of tars and sidecars depend on the servers' answers
-    alone. Memory: at most 300 MB a worker, and 6 bytes a pixel of one image of more than 16 megapixels; 300 bytes a
-    list; 8 bytes a row of earlier ``--retry`` while another is planned.
+    alone. Memory: 250 MB a worker, and the pixels of one image of more than 8 megapixels (2 to 16 bytes each); 300
+    bytes a list; 8 bytes a row of earlier ``--retry`` while another is planned.
 
     Example::
 
@@ -81,16 +91,21 @@ def acquire_pool(
     out = Path(absolute(options.out))
     busy = f"--out {out}: another acquisition is at work there; wait for it, or choose another"
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
-        remove_leftovers(out)
-        metadata = take_lists(options, out, say)
+        remove_leftovers(out, below=False)
+        for folder in (LISTS, "shards", OUTCOMES, STATE):  # a run may be at work in another folder of the pool
+            remove_leftovers(out / folder)
+        metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
         if plan.uid_from != "json":
             write_json(out / POOL_FILE, plain(PoolFile(plan.uid_from)))
+        if image.verify_sha256:
+            check_hashes(metadata, [file.name for file in plan.files])
         if not options.images:
             say(f"{plan.rows:,} rows in {len(plan.files):,} lists: {plan.num_shards:,} shards")
             return None
         _claim(out, _identity(options, plan, image))
         web_file(out, web.divided(options.workers))
+        subset_file(out, None if options.subset is None else absolute(options.subset))
         return _Acquisition(options, image, out, metadata, plan, say).do(chosen_by)
 
 
@@ -183,6 +198,11 @@ class _Acquisition:
                 "filled it, or it is of other lists. Choose another --out"
             )
         is_begun = (self._out / STATE / "shards").exists() or (self._out / STATE / "spool").exists()
+        if not is_begun and (mine := own_shard(self._out, numbers)) is not None:
+            raise RunError(
+                f"{mine} was made by an acquisition whose state is gone: bring {self._out / STATE} back, without which "
+                "all would be fetched anew, over images that may be gone from the web; or choose another --out"
+            )
         if numbers and not is_begun and not has_statistics(self._out):
             raise RunError(
                 f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "
@@ -194,7 +214,8 @@ class _Acquisition:
         numbers = (rows.shard for rows in self._plan.shards())
         found = plan_round(self._out, causes, numbers, rounds, self._plan.shard_size)
         if found is None:
-            self._say(f"no row is left that failed by {', '.join(causes)}")
+            others = f", but for {self._sum.foreign:,} shards of another tool" if self._sum.foreign else ""
+            self._say(f"no row is left that failed by {', '.join(causes)}{others}")
             return
         write_json(self._out / ROUNDS, plain([*rounds, found]))
         self._say(f"{found.rows:,} rows are fetched again, into shards from {found.first_shard:08d} on")
@@ -239,12 +260,12 @@ class _Acquisition:
 
     def _piece(self, one: ShardRows, *, is_retry: bool) -> Piece[ShardStats]:
         """The work of a shard. Its rows of a retry stand below the pool, with keys of their own."""
-        table = str(self._out / one.name if is_retry else self._metadata / one.name)
-        subset = self._options.subset
+        table = one.name if is_retry else str((self._metadata / one.name).relative_to(self._out))
+        # no input by its path and time: what lists and subset are is the claim's, and a pool that was moved, or a list
+        # that was touched, would have its images fetched anew, over those that the web has no longer
         made = fetch_shard.piece(
             "acquire/shards",
             f"{one.shard:08d}",
-            inputs=[table, *([absolute(subset)] if subset is not None else [])],
             outputs=[str(path.relative_to(self._out)) for path in shard_paths(self._out, one.shard)],
             weight=one.count,
         )
@@ -256,6 +277,6 @@ class _Acquisition:
             has_keys=is_retry,
             shard_size=self._plan.shard_size,
             uid_from="json" if is_retry else self._plan.uid_from,
-            subset=None if subset is None or is_retry else absolute(subset),
+            of_subset=self._options.subset is not None and not is_retry,
             image=_plain_image(self._image),
         )

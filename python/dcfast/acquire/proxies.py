@@ -23,3 +23,10 @@ def proxies() -> dict[str, str]:
             raise ValueError(f"{name}_proxy is {kind}://; expected a proxy of http, or none: unset it")
         found[scheme] = f"{kind or 'http'}://{rest}"
     return found
+
+
+def proxy_names() -> frozenset[str]:
+    """The hosts of ``proxies``, whose names may stand for private addresses: for what goes through them alone."""
+    from yarl import URL
+
+    return frozenset(URL(url).raw_host or "" for url in proxies().values())

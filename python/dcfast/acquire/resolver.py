@@ -129,8 +129,8 @@ def _servers(given: Sequence[str]) -> tuple[list[str], int | None]:
     servers, ports = [], set()
     for text in given:
         address, colon, port = text.rpartition(":")
-        if colon and port.isdecimal() and ":" not in address.strip("[]"):
-            servers.append(address)
+        if colon and port.isdecimal() and (":" not in address or address.endswith("]")):
+            servers.append(address.strip("[]"))
             ports.add(int(port))
         else:
             servers.append(text.strip("[]"))

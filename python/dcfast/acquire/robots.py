@@ -119,7 +119,7 @@ def _rules_of(status: int, text: bytes) -> _Rules:
     if status >= 300:
         return _Rules(None, None, 0, VALID_SECONDS)
     try:
-        rules = Protego.parse(text.decode("utf-8", "replace"))
+        rules = Protego.parse(text.decode("utf-8-sig", "replace"))  # a mark of the order of bytes is no part of a rule
     except Exception:  # a parser of a stranger's text: what it cannot read rules nothing out
         return _Rules(None, None, 0, VALID_SECONDS)
     return _Rules(rules, None, len(text), VALID_SECONDS)

@@ -85,7 +85,7 @@ class RowRange:
         with open_metadata(self.table, self.uid_from) as file:
             columns = [name for name in COLUMNS if name in file.schema.names]
             schema = pa.schema([file.schema.field(name) for name in columns])
-            subset = None if self.subset is None else load_subset(self.subset)
+            subset = None if self.subset is None else load_subset(self.subset, check=False)  # as it was at the start
             for batch in _batches(file, columns, self.first, self.count):
                 numbers, batch = np.arange(at, at + len(batch)), batch.select(columns)
                 at += len(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import multiprocessing
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,19 @@ from dcfast.acquire.rows import RowRange
 from dcfast.acquire.spool import Spool
 from dcfast.acquire.stats import ShardStats, stats_of
 from dcfast.engine.piece import piece
+from dcfast.images.resize import silence_codecs
 from dcfast.storage.atomic import write_json
-from dcfast.storage.records import as_record, read_record
+from dcfast.storage.records import Record, as_record, plain, read_record
 
 STATE = "state/acquire"
 WEB_FILE = f"{STATE}/web.json"
 """How images are asked for; no part of what a shard is."""
+SUBSET_FILE = f"{STATE}/subset.json"
+"""Where the subset lies; what it is, is part of the pool's settings."""
+
+
+class _Place(Record):
+    path: str | None
 
 
 def live_path(out: Path, shard: int) -> Path:
@@ -43,23 +51,26 @@ def fetch_shard(
     has_keys: bool,
     shard_size: int,
     uid_from: str,
-    subset: str | None,
+    of_subset: bool,
     image: dict[str, object],
 ) -> ShardStats:
     """Fetches the rows of a shard and writes its files.
 
     Args:
-        table, first, count: the rows, of a parquet file.   has_keys: they have keys of their own.
-        subset: of the uids that are wanted; None for all.   image: ``ImageOptions``.
+        table, first, count: the rows, of a parquet file below ``out``.   has_keys: they have keys of their own.
+        of_subset: those of the uids of ``SUBSET_FILE`` alone.   image: ``ImageOptions``.
     Memory: ``web.Web``, ``DECODERS`` images, and 3 kB a row. Disk: the images twice until the shard is whole.
     """
     from dcfast.acquire.fetching import fetch_rows
 
     began = time.time()
+    if multiprocessing.parent_process() is not None:  # the libraries of codecs write what they like to the terminal
+        silence_codecs()
     chosen = as_record(image, ImageOptions, "image options")
-    rows_of = RowRange(table, first, count, None if has_keys else shard, shard_size, uid_from, subset)
+    subset = read_record(out / SUBSET_FILE, _Place).path if of_subset else None
+    rows_of = RowRange(str(out / table), first, count, None if has_keys else shard, shard_size, uid_from, subset)
     schema, rows = rows_of.read()
-    identity = json.dumps([table, first, count, has_keys, shard_size, uid_from, subset, image], sort_keys=True)
+    identity = json.dumps([table, first, count, has_keys, shard_size, uid_from, of_subset, image], sort_keys=True)
     spool = Spool(spool_path(out, shard), hashlib.sha256(identity.encode()).hexdigest())
     try:
         left = [row for row in rows if row.number not in spool.fetched]
@@ -75,6 +86,11 @@ def fetch_shard(
     own = {"causes": stats.causes, "drifted": stats.drifted, "attempts": stats.attempts}
     write_stats(shard_paths(out, shard)[2], [one for _, one in found], began, time.time(), own)
     return stats
+
+
+def subset_file(out: Path, path: str | None) -> None:
+    """Writes down where the subset lies."""
+    write_json(out / SUBSET_FILE, plain(_Place(path)))
 
 
 def web_file(out: Path, options: WebOptions) -> None:

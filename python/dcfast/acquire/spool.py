@@ -24,7 +24,7 @@ _MOST_RECORD_BYTES = 1 << 20
 MAGIC = b"dcfast spool 1\n"
 
 
-class Fetched(Record, omit_defaults=True):
+class Fetched(Record):
     """What became of a row.
 
     Attributes:

@@ -107,12 +107,11 @@ class Sum:
     hosts: dict[str, HostStats] = field(default_factory=dict)
     repeated: Counter[str] = field(default_factory=Counter)
 
-    def add(self, stats: ShardStats, *, is_retry: bool = False, retried_causes: Counter[str] | None = None) -> None:
-        """A shard; of a retry ``retried_causes`` are those that its rows had before."""
+    def add(self, stats: ShardStats, *, is_retry: bool = False) -> None:
+        """A shard, or one of a retry: the causes that its rows had before are taken off by the caller."""
         self.shards += bool(stats.rows)
         if is_retry:
             self.retried += stats.rows
-            self.causes -= retried_causes or Counter()
         else:
             self.rows += stats.rows
         self.successes += stats.successes

@@ -20,7 +20,7 @@ from dcfast.acquire.causes import FetchError
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
-from dcfast.acquire.proxies import proxies
+from dcfast.acquire.proxies import proxies, proxy_names
 from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
@@ -71,6 +71,7 @@ class Web:
         self._options = options
         self._session = session
         self._proxies = proxies()
+        self._trusted = proxy_names()
         self._allowed = Allowed(options.allow_private or ())
         self._lanes = Lanes()
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
@@ -132,6 +133,8 @@ class Web:
 
     def _refuse(self, url: URL) -> None:
         refuse_literal(url, self._allowed)
+        if url.raw_host in self._trusted and self._proxy(url) is None:
+            raise FetchError("private_address", f"{url.raw_host} is a proxy", final_url=str(url))
 
     def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.client._RequestContextManager:
         return self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy(url))
@@ -184,19 +187,26 @@ class Web:
                     url = target
         except TimeoutError:
             raise FetchError("timeout", "<urlopen error timed out>", final_url=str(url)) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             raise _failure(error, str(url)) from None
         raise FetchError("redirects", "robots.txt: too many redirects", final_url=str(url))
 
 
 async def _start_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first bytes of a body, decompressed: some send it so though they were not asked to."""
+    unpack = _unpacker(response)
     parts, size = [], 0
     async for chunk in response.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size >= most:
+        parts.append(chunk if unpack is None else unpack.decompress(chunk, most - size))
+        size += len(parts[-1])
+        if size >= most or (unpack is not None and unpack.eof):
             break
     return b"".join(parts)[:most]
+
+
+def _unpacker(response: aiohttp.ClientResponse) -> zlib._Decompress | None:
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:
@@ -244,8 +254,7 @@ async def _body(
     look: Callable[[bytes], None],
 ) -> bytes:
     """The body, decompressed; FetchError: too large, too slow, no image by its first bytes."""
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
-    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if coding in _COMPRESSED else None
+    unpack = _unpacker(response)
     loop = asyncio.get_running_loop()
     transport = response.connection and response.connection.transport
     if transport is not None and hasattr(transport, "max_size"):
@@ -284,8 +293,10 @@ async def _body(
             await grow(max(size, response.content_length or 0), deadline)
             until += loop.time() - began
             body += piece
+        if unpack is not None and unpack.eof:
+            break  # what follows would be held, however much it is
     if unpack is not None and not unpack.eof:
-        raise FetchError("connection", f"its {coding} is cut short", http_status=response.status)
+        raise FetchError("connection", "its compression is cut short", http_status=response.status)
     return bytes(body)
 
 
@@ -326,8 +337,8 @@ def _line(error: BaseException) -> str:
 @asynccontextmanager
 async def open_web(options: WebOptions) -> AsyncIterator[Web]:
     """What asks for URLs by these options, until the block ends."""
-    trusted = frozenset(URL(url).raw_host or "" for url in proxies().values())
-    resolver = PublicResolver(options.nameservers or (), allowed=Allowed(options.allow_private or ()), trusted=trusted)
+    allowed = Allowed(options.allow_private or ())
+    resolver = PublicResolver(options.nameservers or (), allowed=allowed, trusted=proxy_names())
     connector = aiohttp.TCPConnector(
         resolver=resolver,
         limit=0,  # the turns hold the limits

@@ -37,8 +37,9 @@ _LIBRARIES: tuple[tuple[str, str, str], ...] = (
     ("torch", "features, training, kernels", "pip install torch"),
     ("open_clip_torch", "features, training, evaluation", "pip install open_clip_torch"),
     ("webdataset", "tests and benchmarks: reading shards back", "pip install 'dcfast[bench]'"),
-    ("img2dataset", "downloading a pool", "pip install img2dataset"),
-    ("huggingface_hub", "downloading a pool's metadata", "pip install huggingface_hub"),
+    ("aiodns", "images of a pool from the net", "pip install 'dcfast[acquire]'"),
+    ("opencv-python-headless", "images of a pool from the net", "pip install 'dcfast[acquire]'"),
+    ("huggingface_hub", "metadata, evaluation sets, assets from the hub", "pip install 'dcfast[acquire]'"),
 )
 PYTHONS = ((3, 11), (3, 14))
 """The oldest version of Python that dcfast runs on, and the newest that it was made for."""

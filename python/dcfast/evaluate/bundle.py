@@ -63,7 +63,7 @@ class Manifest(Record):
 def check_paths(files: Sequence[BundleFile]) -> str:
     """What is wrong with the files of a manifest, in words; empty where nothing is.
 
-    Allowed are ``tasks.json``, ``hub.lock.json``, and ``wds_NAME_test/FILE`` and ``wds_NAME_test/test/FILE``, in order
+    Allowed are ``tasks.json``, ``wds_NAME_test/FILE`` and ``wds_NAME_test/test/FILE``, in order
     and each once; no name is hidden, or one that a terminal would obey.
     """
     before = ""

@@ -5,8 +5,8 @@ without a network, as one file that is refused where a byte of it has changed (`
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -106,7 +106,9 @@ def pack_sets(options: PackOptions) -> PackReport:
             write_bundle(work / out.name, looked, bar.advance)
         os.replace(work / out.name, out)
         fsync(out.parent)
-    shutil.rmtree(work, ignore_errors=True)
+    (work / LOCK_NAME).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds files of somebody's, who had a folder of this name
+        work.rmdir()
     return PackReport([folder.name for _, folder in tasks], len(files), out.stat().st_size)
 
 

@@ -83,12 +83,6 @@ class CountedReads(io.BytesIO):
         return super().read(size)
 
 
-def header_pixels(data: bytes) -> int:
-    """The pixels that the header of an image tells, 0 where the core does not read it. Cost: microseconds."""
-    width, height = core_images.image_size(data)
-    return width * height
-
-
 def pixel_parts(data: bytes) -> bytes:
     """The image less what no pixel is made of; or BadImage, where that can be told before it is opened.
 

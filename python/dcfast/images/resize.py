@@ -169,6 +169,12 @@ def silence_codecs() -> None:
     os.close(nowhere)
 
 
+def pixels_of(data: bytes) -> int:
+    """The pixels of an image by its header, 0 where that is not known."""
+    width, height = core_images.image_size(data)
+    return width * height
+
+
 @cache
 def _opencv() -> ModuleType:
     with _LOADING:

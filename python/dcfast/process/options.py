@@ -114,6 +114,12 @@ def option_parsers(kind: type) -> dict[str, Callable[[str], object] | None]:
     return {declared.name: declared.option.parse for declared in _declared(kind) if not declared.option.append}
 
 
+def option_gathers(kind: type) -> dict[str, Callable[[list[str]], object]]:
+    """Option -> what makes its value of all words, for those of several."""
+    found = {declared.name: declared.option.gather for declared in _declared(kind)}
+    return {name: gather for name, gather in found.items() if gather is not None}
+
+
 def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str] | None = None) -> None:
     """Adds the options of a dataclass, or those of some names, to a parser.
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dcfast.acquire.options import ACQUIRED_SCALES, AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.pool import acquire_pool
 from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
 from dcfast.filters import compile_filter
-from dcfast.process.options import check_options, option_parsers
+from dcfast.filters.tokens import quoted
+from dcfast.process.options import check_options, option_gathers, option_parsers
+from dcfast.rundir.claim import located, stored_settings
 from dcfast.rundir.layout import ACQUIRE, METADATA_SUBSET
-from dcfast.rundir.settings import Settings
+from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import absolute
 
@@ -36,6 +39,7 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
     """``["contact=me@a.org", "host_rate=10"]`` as options of ``dcfast acquire``; ValueError: there is no such one."""
     types = {name: hint for kind in _KINDS for name, hint in typing.get_type_hints(kind).items()}
     parsers = {name: parse for kind in _KINDS for name, parse in option_parsers(kind).items()}
+    gathers = {name: gather for kind in _KINDS for name, gather in option_gathers(kind).items()}
     known = sorted(field.name for kind in _KINDS for field in fields(kind) if field.name not in _OF_RUN)
     found: dict[str, object] = {}
     for word in words:
@@ -52,9 +56,7 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
             value = parse(text) if parse is not None else text if is_text else parse_json(text)
         except ValueError:
             value = text
-        if list in [typing.get_origin(part) for part in typing.get_args(types[name])]:
-            value = text.split(",")
-        found[name] = value
+        found[name] = gathers[name](text.split(",")) if name in gathers else value
     for kind in _KINDS:
         check_options(_made(kind, found, out="x"))
     return found
@@ -70,10 +72,12 @@ class Acquisition:
     """What ``--acquire`` does before the run itself.
 
     Attributes:
+        choice: where it is decided which images are fetched.   pool: where they go.
         before: the part of the filter that metadata decides; None: all rows are fetched.   after: what the run decides.
     """
 
     settings: Settings
+    choice: Path
     pool: Path
     before: str | None
     after: str | None
@@ -89,6 +93,22 @@ class Acquisition:
             f"acquire: images of that choice, {self.pool}",
         ]
 
+    @property
+    def run_settings(self) -> Settings:
+        """Those of the run on the pool: its filter takes what was chosen before, and decides the rest."""
+        chosen = None if self.before is None else f"uids({quoted(str(self.choice / METADATA_SUBSET))})"
+        clauses = [clause for clause in (chosen, self.after) if clause is not None]
+        text = " & ".join(f"({clause})" if "|" in clause else clause for clause in clauses)
+        return replace(self.settings, pool=str(self.pool), filter=text or self.settings.filter)
+
+    @property
+    def chooser(self) -> Settings:
+        """Those of the run that chooses."""
+        of_metadata = self.settings.filter and self.before
+        return replace(
+            self.settings, pool=str(self.pool), filter=of_metadata, evalsets=None, signatures=None, compare=None
+        )
+
 
 def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: bool) -> Acquisition:
     """What is decided before the download, and what after it.
@@ -102,21 +122,38 @@ def plan_acquisition(out: Path, settings: Settings, *, npz: bool, has_lists: boo
             f"--acquire fetches a scale of DataComp ({', '.join(ACQUIRED_SCALES[:-1])}), and the scale is "
             f"{settings.scale}: give another --scale, or lists of your own (--acquire urls=FILE)"
         )
-    pool = Path(absolute(settings.pool or out / POOL))
-    by_columns = not settings.features and settings.teacher_uids is None
+    choice, pool = Path(absolute(out / CHOICE)), Path(absolute(settings.pool or out / POOL))
+    # what is computed of pictures decides about all of them, and so does what the run is compared with
+    by_columns = not settings.features and settings.teacher_uids is None and settings.compare in (None, NO_COMPARISON)
     if settings.filter is None:
         # what the default is depends on the metadata; what it leaves to images is contamination alone
         after = "~contaminated" if settings.evalsets is not None or settings.signatures else None
-        return Acquisition(settings, pool, "the default filter" if by_columns else None, after)
+        if not by_columns:
+            return Acquisition(settings, choice, pool, None, None)
+        return Acquisition(settings, choice, pool, "the default filter", after)
     compiled = compile_filter(settings.filter)
     before, after_part = compiled.part(of_metadata=True, npz=npz), compiled.part(of_metadata=False, npz=npz)
     if before is None or not by_columns or str(before) == "no_filter":
-        return Acquisition(settings, pool, None, settings.filter)
-    return Acquisition(settings, pool, str(before), None if after_part is None else str(after_part))
+        return Acquisition(settings, choice, pool, None, settings.filter)
+    return Acquisition(settings, choice, pool, str(before), None if after_part is None else str(after_part))
+
+
+def refuse_other_choice(plan: Acquisition) -> None:
+    """RunError where the images in a run directory were chosen by another filter: those of this one would be mixed
+    with them."""
+    before = stored_settings(plan.choice)
+    if before is None or plan.before is None:
+        return
+    was, now = before.filter, located(plan.chooser).filter
+    if was != now:
+        raise RunError(
+            f"{plan.pool} has the images that {was or 'the default filter'} took, and now it is "
+            f"{now or 'the default filter'}: give another --out, and no --pool that is begun; or, for a part of what "
+            f"came, give --pool {plan.pool} without --acquire"
+        )
 
 
 def acquire_for(
-    out: Path,
     plan: Acquisition,
     words: dict[str, object],
     choose: ChooseRows,
@@ -133,9 +170,8 @@ def acquire_for(
         words: of ``acquire_words``.   choose: filters metadata in a run directory, up to the stage filter.
     Raises: as ``dcfast.acquire.acquire_pool``, and as the run that chooses.
     """
-    from dcfast.acquire.pool import acquire_pool
-
     settings, pool = plan.settings, str(plan.pool)
+    refuse_other_choice(plan)
     scale = None if "urls" in words else settings.scale
     how = {"scale": scale, "out": pool, "engine": engine, "ray_address": ray_address, "quiet": quiet}
     options = typing.cast("AcquireOptions", _made(AcquireOptions, words, **how, workers=max(2, 2 * workers)))
@@ -146,12 +182,8 @@ def acquire_for(
     subset: str | None = None
     if plan.before is not None:
         acquire_pool(replace(options, images=False), web, image, say)
-        of_metadata = settings.filter and plan.before
-        chooser = replace(settings, pool=pool, filter=of_metadata, evalsets=None, signatures=None, compare=None)
-        choose(out / CHOICE, chooser)
-        subset = str(out / CHOICE / METADATA_SUBSET)
+        choose(plan.choice, plan.chooser)
+        subset = str(plan.choice / METADATA_SUBSET)
     acquired = acquire_pool(replace(options, subset=subset), web, image, say, plan.before or "")
     assert acquired is not None  # images were asked for
-    clauses = [f'uids("{subset}")' if subset is not None else None, plan.after]
-    chosen = " & ".join(f"({clause})" if "|" in clause else clause for clause in clauses if clause is not None)
-    return replace(settings, pool=pool, filter=chosen or settings.filter), acquired
+    return plan.run_settings, acquired

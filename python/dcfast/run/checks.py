@@ -16,7 +16,7 @@ from dcfast.errors import DcfastError, FilterError, PoolError, RunError, Unknown
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
-from dcfast.filters.term import HEIGHT, SCORES, TEXT, WIDTH
+from dcfast.filters.term import CONTAMINATED, HEIGHT, SCORES, TEXT, WIDTH
 from dcfast.filters.tokens import spelled
 from dcfast.index.metadata import count_metadata_rows, open_metadata
 from dcfast.index.pool import list_parquet, metadata_folder
@@ -146,6 +146,33 @@ def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
     return stages
 
 
+def check_before_pool(out: Path, settings: Settings, first: str | None, last: str | None, *, overwrite: bool) -> None:
+    """What is wrong with a run on a pool that is to be fetched, as far as it is known without the pool: hours pass
+    until ``check_work`` can be asked.
+
+    Raises:
+        DcfastError, ValueError, OSError: in words.
+    """
+    run = look_at_run(out, settings, overwrite=overwrite)
+    begin = STAGES.index(first) if first else 0
+    end = STAGES.index(last) if last else len(STAGES) - 1
+    stages = [stage for stage in STAGES[begin : end + 1] if run.asks_for(stage)]
+    if first is not None and stages:
+        _check_earlier(run, stages[0])
+    named = compile_filter(settings.filter, run_code=False).uid_sets if settings.filter is not None else ()
+    if "filter" in stages and CONTAMINATED in named and not run.has_evaluation_sets:
+        raise FilterError(
+            "the filter uses contaminated, and there are no evaluation sets to compare with: give --evalsets DIR or "
+            "--signatures FILE, or leave the term out"
+        )
+    if run.evalset_dir is not None:
+        compared_sets(run.evalset_dir)
+    set_names([Path(file) for file in run.settings.signatures or []])
+    check_device(run, stages)
+    _check_libraries(run, stages)
+    _check_scored(run, stages)
+
+
 def check_work(run: Run, stages: list[str], *, overwrite: bool, assume_gpu: bool = False) -> None:
     """What is wrong with these stages of a run, before the first begins.
 
@@ -202,17 +229,11 @@ def check_stages(run: Run, stages: list[str]) -> None:
                 compiled.check_needs()
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
-    for stage in stages:
-        for library in STAGE_TABLE[stage].libraries:
-            require_library(library, f"stage {stage}")
+    _check_libraries(run, stages)
     if "teacher" in stages:
         check_teacher(run)
     if "features" in stages:
         check_features(run)
-    trained = run.settings.recipe().model
-    for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
-        if stage in stages:
-            require_model(model)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
@@ -233,6 +254,22 @@ def check_stages(run: Run, stages: list[str]) -> None:
             resolve_expression(replace(run, settings=branch_settings(run.settings, run.compare)))
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
+    _check_scored(run, stages)
+
+
+def _check_libraries(run: Run, stages: list[str]) -> None:
+    """MissingDependencyError, CheckpointError: a library or a model of some stages is not there."""
+    for stage in stages:
+        for library in STAGE_TABLE[stage].libraries:
+            require_library(library, f"stage {stage}")
+    trained = run.settings.recipe().model
+    for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
+        if stage in stages:
+            require_model(model)
+
+
+def _check_scored(run: Run, stages: list[str]) -> None:
+    """EvalsetError: no set can be scored; a warning for each that cannot."""
     if "evaluate" in stages and run.evalset_dir is not None:
         for key, reason in check_evalsets(run.evalset_dir, run.settings.sets).items():
             _LOG.warning("evaluation set %s cannot be scored as it is, but the others can: %s", key, reason)

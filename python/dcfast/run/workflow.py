@@ -21,7 +21,7 @@ from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.acquisition import acquire_for, plan_acquisition
-from dcfast.run.checks import check_stages, check_start, check_work, select_stages
+from dcfast.run.checks import check_before_pool, check_stages, check_start, check_work, select_stages
 from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import dry_run
 from dcfast.run.manifest import write_manifest
@@ -239,10 +239,19 @@ def _acquire(out: Path, settings: Settings, how: RunOptions) -> tuple[Settings, 
         return settings, []
 
     def choose(place: Path, chosen: Settings) -> None:
-        run(place, chosen, last="filter", workers=how.workers, engine=how.engine, ray_address=how.ray_address)
+        run(
+            place,
+            chosen,
+            last="filter",
+            workers=how.workers,
+            engine=how.engine,
+            ray_address=how.ray_address,
+            overwrite=how.overwrite,
+        )
 
+    check_start(plan.run_settings, how.engine, how.workers, how.ray_address, how.gallery)
+    check_before_pool(out, plan.run_settings, how.first, how.last, overwrite=how.overwrite)
     made, acquired = acquire_for(
-        out,
         plan,
         words,
         choose,
