@@ -17,8 +17,8 @@ from hostile_web import hostile_web
 from image_server import image_server
 
 psutil = pytest.importorskip("psutil", reason="the memory of processes is read by psutil")
-MOST, MOST_OF_ALL = 250_000_000, 320_000_000
-"""Bytes of a process, what it shares with others divided by them: as a rule, and with every connection full."""
+MOST = 250_000_000
+"""Bytes of a process, what it shares with others divided by them."""
 
 
 def most_taken(words: list[str], open_files: int = 1024) -> dict[int, int]:
@@ -50,7 +50,7 @@ def test_bodies_without_end(count: int, tmp_path: Path) -> None:
         words = ["--urls", str(table), "--out", str(tmp_path / "pool"), "--nameservers", web.dns.address]
         [most] = most_taken([*words, "--workers", "1"]).values()
     assert causes(tmp_path / "pool") == {"too_large": len(urls) - count, "undecodable": count}
-    assert most <= (MOST if count < 100 else MOST_OF_ALL)
+    assert most <= MOST
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
-LANES = ((256 << 10, 24), (512 << 10, 14), (1 << 20, 8), (2 << 20, 1))
+LANES = ((192 << 10, 24), (512 << 10, 12), (1 << 20, 6), (2 << 20, 1))
 """Bytes, and how many bodies of more are held at once; of fewer than the first any number, one a connection."""
 
 
@@ -44,7 +44,7 @@ def connections_at_once(wanted: int) -> int:
 class Lanes:
     """Room for the bodies of an event loop.
 
-    Memory: 256 KiB a connection, 25 MB, and one body of the largest. A body that grows waits for room in the lane of
+    Memory: 192 KiB a connection, 22 MB, and one body of the largest. A body that grows waits for room in the lane of
     its size, and holds that of the smaller ones meanwhile: those in the largest lane wait for nothing, so that none
     waits for ever.
     """
