@@ -82,3 +82,27 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match=r"1\.spool"):
         spool.add(Fetched(0, SUCCESS), b"x")
     assert spool.is_broken
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_one_that_another_still_writes_is_copied(locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of a cluster that was given up, and goes on: neither sees what the other writes from then on."""
+    if not locks:
+
+        def refuse(file: object, how: int) -> None:
+            raise OSError(errno.ENOSYS, "no locks here")
+
+        monkeypatch.setattr("dcfast.acquire.spool.fcntl.flock", refuse)
+    path = tmp_path / "1.spool"
+    lost = Spool(path, IDENTITY)
+    lost.add(Fetched(0, SUCCESS), b"first" * 100)
+    spool = Spool(path, IDENTITY)
+    for number in range(1, 5):
+        lost.add(Fetched(number, SUCCESS), b"lost %d" % number * 30)
+        spool.add(Fetched(number, SUCCESS), b"mine %d" % number * 50)
+    assert [spool.image(n) for n in range(5)] == [b"first" * 100, *(b"mine %d" % n * 50 for n in range(1, 5))]
+    assert [lost.image(n) for n in range(5)] == [b"first" * 100, *(b"lost %d" % n * 30 for n in range(1, 5))]
+    lost.close()
+    spool.close()
+    assert Spool(path, IDENTITY).image(4) == b"mine 4" * 50
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

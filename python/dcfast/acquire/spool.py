@@ -6,7 +6,9 @@ not whole the rest counts as not there.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import struct
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from dcfast._core import hashing as core_hashing
-from dcfast.storage.atomic import unfollowed
+from dcfast.storage.atomic import atomic_path, unfollowed
 from dcfast.storage.records import Count, Record
 from dcfast.storage.whole import FULL, full_disk
 
@@ -66,7 +68,7 @@ class Spool:
         """Whether something could not be written to it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b", opener=unfollowed)  # noqa: SIM115
+        self._file: BinaryIO = self._open()
         head = MAGIC + identity.encode() + b"\n"
         end = self._read(head)
         self._file.truncate(end)
@@ -75,6 +77,27 @@ class Spool:
             self._file.write(head)
         self._file.flush()
         self._end = self._file.seek(0, os.SEEK_END)
+
+    def _open(self) -> BinaryIO:
+        """Opens the file for this process alone.
+
+        On a cluster a node that was given up may be at work still: what it goes on to write then goes into a file that
+        has no name any more, and its records until now are here in a copy.
+        """
+        file = open(self.path, "r+b" if self.path.exists() else "w+b", opener=unfollowed)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another has it, or there are no locks here
+            with file, atomic_path(self.path, sync=False) as temporary, open(temporary, "wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+            return self._open_new()
+        return file
+
+    def _open_new(self) -> BinaryIO:
+        file = open(self.path, "r+b", opener=unfollowed)  # noqa: SIM115
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
 
     def add(self, fetched: Fetched, data: bytes) -> None:
         """Writes down what became of a row; it counts once this has returned. OSError: a full disk."""
