@@ -78,7 +78,7 @@ def _cut(photograph: Image.Image, size: tuple[int, int], rng: np.random.Generato
     """A piece of the photograph's own sharpness or down to all of it, made as large as wanted."""
     most = min(photograph.width / size[0], photograph.height / size[1])
     zoom = np.exp(rng.uniform(0, np.log(most))) if most > 1 else most
-    width, height = size[0] * zoom, size[1] * zoom
+    width, height = min(size[0] * zoom, photograph.width), min(size[1] * zoom, photograph.height)  # rounding apart
     left, top = rng.uniform(0, photograph.width - width), rng.uniform(0, photograph.height - height)
     piece = photograph.resize(size, Image.Resampling.LANCZOS, (left, top, left + width, top + height))
     out = io.BytesIO()
