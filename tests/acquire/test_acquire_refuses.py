@@ -22,7 +22,9 @@ from acquisitions import acquire, causes, made, outcomes, web_of, write_list
 from dcfast import save_subset, uid_parse, uid_sort
 from dcfast.acquire import ImageOptions
 from dcfast.acquire.rows import key_of
+from dcfast.acquire.watching import RowProgress
 from dcfast.cli import main
+from dcfast.engine.progress import step_line
 from dcfast.errors import CorruptDataError, MissingDependencyError, RunError
 from dcfast.process import exit_codes, libraries
 from hostile_bytes import picture
@@ -285,3 +287,10 @@ def test_on_a_pipe_lines_tell_rows_and_their_share(web: HostileWeb, tmp_path: Pa
     assert [int(rows) for _, rows, _, _ in found] == sorted(int(rows) for _, rows, _, _ in found)
     assert not list((tmp_path / "pool/state/acquire").glob("live/*"))
     assert os.listdir(tmp_path / "pool/state/acquire/spool") == []
+
+
+def test_the_share_of_a_subset_is_that_of_the_rows_asked_for(tmp_path: Path) -> None:
+    progress = RowProgress("acquire/shards", out=tmp_path, total=100)
+    progress.ended_shard(50, 5, 4)
+    assert progress.state().detail == "50 rows, 80.0% images"
+    assert step_line(progress.state()).startswith("acquire/shards: 50% (50 rows, 80.0% images)")

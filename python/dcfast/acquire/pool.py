@@ -250,12 +250,12 @@ class _Acquisition:
         if counts is None:
             return False
         self._sum.add_foreign(counts.count, counts.successes)
-        self._progress.ended_shard(one.count, counts.successes)
+        self._progress.ended_shard(one.count, one.count, counts.successes)
         return True
 
     def _took(self, one: ShardRows, stats: ShardStats, *, is_retry: bool) -> None:
         self._sum.add(stats, is_retry=is_retry)
-        self._progress.ended_shard(one.count, stats.successes)
+        self._progress.ended_shard(one.count, stats.rows, stats.successes)
         spool_path(self._out, one.shard).unlink(missing_ok=True)
 
     def _piece(self, one: ShardRows, *, is_retry: bool) -> Piece[ShardStats]:

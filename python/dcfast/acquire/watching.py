@@ -24,14 +24,15 @@ class RowProgress(Progress):
         super().__init__(title, total=total, pieces=0)
         self._out = out
         self._rows_ended = 0
+        self._rows_asked = 0
         self._rows_succeeded = 0
-        self._begun = 0
-        """Rows that shards at work had at the first look: of an earlier run."""
         self._rows_first: int | None = None
+        """Rows that were done at the first look: of an earlier run."""
 
-    def ended_shard(self, rows: int, successes: int) -> None:
-        """A shard has ended."""
+    def ended_shard(self, rows: int, asked: int, successes: int) -> None:
+        """A shard has ended; ``asked``: those of its rows that were asked for, a subset's say."""
         self._rows_ended += rows
+        self._rows_asked += asked
         self._rows_succeeded += successes
         self.advance(rows)
 
@@ -40,6 +41,7 @@ class RowProgress(Progress):
         before = super().state()
         live = self._live()
         done = self._rows_ended + sum(one.done for one in live)
+        asked = self._rows_asked + sum(one.done for one in live)
         successes = self._rows_succeeded + sum(one.successes for one in live)
         if self._rows_first is None and done:
             self._rows_first = done
@@ -56,7 +58,7 @@ class RowProgress(Progress):
             still=None,
             rate=None if rate is None else float(f"{rate:.4g}"),
             seconds_left=round((self.total - done) / rate, 1) if rate else None,
-            detail=_detail(done, successes, live),
+            detail=_detail(done, asked, successes, live),
         )
 
     def _live(self) -> list[Live]:
@@ -76,10 +78,10 @@ class SilentRows(RowProgress):
     visible = False
 
 
-def _detail(done: int, successes: int, live: list[Live]) -> str:
+def _detail(done: int, asked: int, successes: int, live: list[Live]) -> str:
     waiting: Counter[str] = Counter()
     for one in live:
         waiting.update(one.waiting)
     hosts = [f"{name} {rows:,}" for name, rows in waiting.most_common(_MOST_NAMED) if rows >= _MANY]
-    share = f", {100 * successes / done:.1f}% images" if done else ""
+    share = f", {100 * successes / asked:.1f}% images" if asked else ""
     return f"{done:,} rows{share}" + (f"; waiting: {', '.join(hosts)}" if hosts else "")
