@@ -92,7 +92,7 @@ def test_one_that_another_still_writes_is_copied(locks: bool, tmp_path: Path, mo
         def refuse(file: object, how: int) -> None:
             raise OSError(errno.ENOSYS, "no locks here")
 
-        monkeypatch.setattr("dcfast.acquire.spool.fcntl.flock", refuse)
+        monkeypatch.setattr("dcfast.storage.lock.fcntl.flock", refuse)
     path = tmp_path / "1.spool"
     lost = Spool(path, IDENTITY)
     lost.add(Fetched(0, SUCCESS), b"first" * 100)

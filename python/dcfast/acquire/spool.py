@@ -6,9 +6,7 @@ not whole the rest counts as not there.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import struct
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import BinaryIO
 import msgspec
 
 from dcfast._core import hashing as core_hashing
-from dcfast.storage.atomic import atomic_path, unfollowed
+from dcfast.storage.atomic import copy_file, unfollowed
+from dcfast.storage.lock import is_without_locks, take_lock
 from dcfast.storage.records import Count, Record
 from dcfast.storage.whole import FULL, full_disk
 
@@ -84,20 +83,22 @@ class Spool:
         On a cluster a node that was given up may be at work still: what it goes on to write then goes into a file that
         has no name any more, and its records until now are here in a copy.
         """
-        file = open(self.path, "r+b" if self.path.exists() else "w+b", opener=unfollowed)  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another has it, or there are no locks here
-            with file, atomic_path(self.path, sync=False) as temporary, open(temporary, "wb") as copy:
-                shutil.copyfileobj(file, copy, 1 << 20)
-            return self._open_new()
-        return file
+        lock = self._lock()
+        if lock is None:
+            copy_file(self.path, self.path)
+            lock = self._lock()
+        if lock is None:  # there are no locks here
+            return open(self.path, "r+b", opener=unfollowed)
+        return os.fdopen(lock, "r+b")
 
-    def _open_new(self) -> BinaryIO:
-        file = open(self.path, "r+b", opener=unfollowed)  # noqa: SIM115
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
+    def _lock(self) -> int | None:
+        """A descriptor of the file, made where it is missing; None where another has it, or there are no locks."""
+        try:
+            return take_lock(self.path, follow=False)
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or is_without_locks(error):
+                return None
+            raise
 
     def add(self, fetched: Fetched, data: bytes) -> None:
         """Writes down what became of a row; it counts once this has returned. OSError: a full disk."""
