@@ -46,7 +46,8 @@ def test_connections_to_a_host_are_few_and_kept(web: HostileWeb, tmp_path: Path)
 
 def test_as_many_at_once_as_are_allowed(web: HostileWeb, tmp_path: Path) -> None:
     urls = [web.url("late", f"n={n}", host="busy.hostile.test") for n in range(12)]
-    acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", urls), web_of(web, host_connections=4))
+    table = write_list(tmp_path / "l.parquet", urls)
+    acquire(tmp_path / "pool", table, web_of(web, host_connections=4), workers=16)  # one shard: one is at work
     assert web.most_at_once["busy.hostile.test"] == 4
     assert causes(tmp_path / "pool") == {"": 12}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from dcfast.acquire import robots
@@ -85,6 +86,16 @@ def test_rules_of_many_origins_are_forgotten(monkeypatch: pytest.MonkeyPatch) ->
     assert server.asked == 21
 
 
+def test_rules_that_were_read_are_read_again_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots, "MOST_PARSED_BYTES", 3 * 1024)
+    server = Server(200, RULES)
+    urls = [f"http://h{n}.de/{part}/x" for _ in range(2) for n in range(6) for part in ("ours", "all")]
+    assert checked(server, *urls) == ["robots", 0.0] * 12
+    assert server.asked == 6
+    [store] = robots._STORES.values()
+    assert len(store._parsed) == 3
+
+
 @pytest.mark.parametrize(
     ("headers", "out"),
     [
@@ -104,3 +115,35 @@ def test_rules_of_many_origins_are_forgotten(monkeypatch: pytest.MonkeyPatch) ->
 def test_opt_outs(headers: list[str], out: bool) -> None:
     assert opts_out(headers, "dcfast", DIRECTIVES) == out
     assert not opts_out(headers, "dcfast", ())
+
+
+def test_rules_for_ten_thousand_agents_take_no_time() -> None:
+    """Each agent of a group has each of its rules: a hundred million of them, in half a megabyte."""
+    agents = "".join(f"User-agent: a{n}\n" for n in range(12_000))
+    text = f"{agents}User-agent: dcfast\n" + "".join(f"Allow: /{n}\n" for n in range(10_000)) + "Disallow: /x\n"
+    began = time.monotonic()
+    assert checked(Server(200, text.encode()), "http://a.de/x", "http://a.de/1", "http://a.de/y") == [
+        "robots",
+        0.0,
+        0.0,
+    ]
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("User-agent: other\nDisallow: /x", [0.0, 0.0]),
+        ("User-agent: other\nUser-agent: *\nDisallow: /x", ["robots", 0.0]),
+        ("User-agent: *\nUser-agent: other\nDisallow: /x", ["robots", 0.0]),
+        ("User-agent: *\nSitemap: http://a.de/s\nUser-agent: other\nDisallow: /x", ["robots", 0.0]),
+        ("User-agent: *\nDisallow: /y\n\nUser-agent: other\nDisallow: /x", [0.0, "robots"]),
+        ("User-agent: other\nDisallow: /x\nUser-agent: DCFAST/0.1 # us\nDisallow: /y", [0.0, "robots"]),
+        ("user agent dcfast*\ndisallow /x\nUser-Agent:*\nDisallow: /y", ["robots", 0.0]),
+        ("User-agent: dcfaster\nDisallow: /", [0.0, 0.0]),
+        ("Disallow: /x\nUser-agent: *\nDisallow: /y", [0.0, "robots"]),
+        ("User-agent: *\n# User-agent: other\n\nDisallow: /x", ["robots", 0.0]),
+    ],
+)
+def test_groups_of_others_are_left_out_and_no_others(text: str, found: list[str | float]) -> None:
+    assert checked(Server(200, text.encode()), "http://a.de/x", "http://a.de/y") == found

@@ -104,7 +104,7 @@ def acquire_pool(
             say(f"{plan.rows:,} rows in {len(plan.files):,} lists: {plan.num_shards:,} shards")
             return None
         _claim(out, _identity(options, plan, image))
-        web_file(out, web.divided(options.workers))
+        web_file(out, web.divided(min(options.workers, plan.num_shards)))  # no more can be at work
         subset_file(out, None if options.subset is None else absolute(options.subset))
         return _Acquisition(options, image, out, metadata, plan, say).do(chosen_by)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -18,8 +19,13 @@ VALID_SECONDS = 86_400.0
 FAILED_SECONDS = 300.0
 """Until a robots.txt that a server failed to give is asked for again."""
 MOST_HELD_BYTES = 8 << 20
-"""Of the texts of those that are remembered; what Protego makes of them takes some ten times that."""
+"""Of the texts of those that are remembered."""
+MOST_PARSED_BYTES = 256 << 10
+"""Of the texts of those that Protego has read: it takes thirty times that, and milliseconds to read one again."""
 _HELD_AT_LEAST = 1024
+_AGENT_LINE = re.compile(r"user(?:-|\s*)agent(?:\s*:|\s)\s*(.*)", re.IGNORECASE)
+_SITE_WIDE = re.compile(r"(?:site-?maps?|host)(?:\s*:|\s)", re.IGNORECASE)
+"""Lines that belong to no group."""
 MOST_CRAWL_DELAY = 10.0
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
@@ -27,12 +33,12 @@ Read = Callable[[URL], Awaitable[tuple[int, bytes]]]
 
 
 class _Rules:
-    """What an origin says: ``rules`` None for anything allowed; ``failure`` where it could not be had."""
+    """What an origin says to us: ``text`` empty for anything allowed; ``failure`` where it could not be had."""
 
-    def __init__(self, rules: Protego | None, failure: FetchError | None, size: int, valid: float) -> None:
-        self.rules = rules
+    def __init__(self, text: str, valid: float, failure: FetchError | None = None) -> None:
+        self.text = text
         self.failure = failure
-        self.size = max(size, _HELD_AT_LEAST)
+        self.size = max(len(text), _HELD_AT_LEAST)
         self.until = time.monotonic() + valid
 
 
@@ -42,6 +48,7 @@ class _Store:
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Rules] = OrderedDict()
         self._held = 0
+        self._parsed: OrderedDict[str, tuple[_Rules, Protego | None]] = OrderedDict()
 
     def get(self, origin: str) -> _Rules | None:
         """Those that are known and valid still."""
@@ -59,6 +66,17 @@ class _Store:
         while self._held > MOST_HELD_BYTES and len(self._known) > 1:
             self._held -= self._known.popitem(last=False)[1].size
 
+    def parsed(self, origin: str, found: _Rules) -> Protego | None:
+        """What an origin's text says; None for anything allowed."""
+        if not found.text:
+            return None
+        if origin not in self._parsed or self._parsed[origin][0] is not found:
+            self._parsed[origin] = (found, _parse(found.text))
+        self._parsed.move_to_end(origin)
+        while len(self._parsed) > 1 and sum(one.size for one, _ in self._parsed.values()) > MOST_PARSED_BYTES:
+            self._parsed.popitem(last=False)
+        return self._parsed[origin][1]
+
 
 _STORES: dict[str, _Store] = {}
 """By agent."""
@@ -70,7 +88,8 @@ class Robots:
     Args:
         agent: the token that robots.txt knows us by.
         read: asks for a URL, redirects followed: (status, at most ``MOST_ROBOTS_BYTES``); raises FetchError.
-    An answer of 4xx allows everything, one of 5xx nothing. Memory: some ten times ``MOST_HELD_BYTES``.
+    An answer of 4xx allows everything, one of 5xx nothing. Memory: ``MOST_HELD_BYTES``, and thirty times
+    ``MOST_PARSED_BYTES``.
     """
 
     def __init__(self, agent: str, read: Read) -> None:
@@ -85,11 +104,12 @@ class Robots:
         found = self._store.get(origin) or await self._shared(origin)
         if found.failure is not None:
             raise found.failure.fresh()
-        if found.rules is None:
+        rules = self._store.parsed(origin, found)
+        if rules is None:
             return 0.0
-        if not found.rules.can_fetch(str(url), self._agent):
+        if not rules.can_fetch(str(url), self._agent):
             raise FetchError("robots", "disallowed by robots.txt", final_url=str(url))
-        return min(float(found.rules.crawl_delay(self._agent) or 0.0), MOST_CRAWL_DELAY)
+        return min(float(rules.crawl_delay(self._agent) or 0.0), MOST_CRAWL_DELAY)
 
     async def _shared(self, origin: str) -> _Rules:
         if origin not in self._asked:
@@ -103,26 +123,57 @@ class Robots:
             status, text = await self._read(URL(f"{origin}/robots.txt", encoded=True))
         except FetchError as error:
             if error.cause in ("redirects", "gone", "too_large", "not_image", "private_address", "invalid_url"):
-                found = _Rules(None, None, 0, VALID_SECONDS)  # there is none that could be read
+                found = _Rules("", VALID_SECONDS)  # there is none that could be read
             else:
-                found = _Rules(None, error, 0, 0.0 if error.cause in ("timeout", "connection") else FAILED_SECONDS)
+                is_brief = error.cause in ("timeout", "connection")
+                found = _Rules("", 0.0 if is_brief else FAILED_SECONDS, error.fresh())
         else:
-            found = _rules_of(status, text)
+            found = _rules_of(status, text, self._agent)
         self._store.put(origin, found)
         return found
 
 
-def _rules_of(status: int, text: bytes) -> _Rules:
+def _rules_of(status: int, text: bytes, agent: str) -> _Rules:
     if status >= 500 or status == 429:
         message = f"robots.txt: HTTP Error {status}"
-        return _Rules(None, FetchError("robots_unreachable", message, http_status=status), 0, FAILED_SECONDS)
-    if status >= 300:
-        return _Rules(None, None, 0, VALID_SECONDS)
+        return _Rules("", FAILED_SECONDS, FetchError("robots_unreachable", message, http_status=status))
+    # a mark of the order of bytes is no part of a rule
+    ours = _lines_of(text.decode("utf-8-sig", "replace"), agent) if status < 300 else ""
+    return _Rules(ours, VALID_SECONDS)
+
+
+def _parse(text: str) -> Protego | None:
     try:
-        rules = Protego.parse(text.decode("utf-8-sig", "replace"))  # a mark of the order of bytes is no part of a rule
+        return Protego.parse(text)
     except Exception:  # a parser of a stranger's text: what it cannot read rules nothing out
-        return _Rules(None, None, 0, VALID_SECONDS)
-    return _Rules(rules, None, len(text), VALID_SECONDS)
+        return None
+
+
+def _lines_of(text: str, agent: str) -> str:
+    """The groups of a robots.txt that are for an agent, or for all.
+
+    Protego gives each rule to each agent of its group: of ten thousand agents with ten thousand rules it would make
+    minutes and gigabytes.
+    """
+    kept: list[str] = []
+    names = ("*", agent.lower())
+    is_ours = begins = False
+    for line in text.splitlines():
+        line = line.partition("#")[0].strip()
+        if not line or _SITE_WIDE.match(line):
+            continue
+        if match := _AGENT_LINE.match(line):
+            is_ours, begins = is_ours and begins, True
+            name = match[1].strip().lower()
+            name = name if name == "*" else name.replace("*", "").partition("/")[0].strip()
+            if name in names:
+                is_ours = True
+                kept.append(f"User-agent: {name}")
+        else:
+            begins = False
+            if is_ours:
+                kept.append(line)
+    return "\n".join(kept)
 
 
 def opts_out(headers: Iterable[str], agent: str, directives: Sequence[str]) -> bool:
