@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acquisitions import made, write_list
+from acquisitions import made, outcomes, write_list
 from dcfast.cli import main
 from hostile_bytes import picture
 from image_server import ImageServer, image_server
@@ -136,3 +138,38 @@ def test_a_retry_that_is_killed_goes_on(
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 4
     assert len(json.loads((out / "state/acquire/retries.json").read_text())) == 1
+
+
+POISON = """
+import hashlib, os, signal
+import dcfast.images.resize as module
+own = module.resize_image
+def resize_image(data, *given):
+    if hashlib.sha256(bytes(data)).hexdigest() == os.environ["POISON"]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return own(data, *given)
+module.resize_image = resize_image
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_an_image_that_kills_its_decoder_does_so_once(workers: int, server: ImageServer, tmp_path: Path) -> None:
+    """The next start makes what was at work in a process of its own, and that image counts as one that is none."""
+    urls = [server.url(f"/{n}.jpg") for n in range(20)]
+    table = write_list(tmp_path / "l.parquet", urls)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(POISON)
+    poison = hashlib.sha256(picture(seed=7, width=64, height=48)).hexdigest()
+    paths = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "POISON": poison}
+    words = command(table, tmp_path / "pool", "--workers", str(workers), "--shard-size", "10")
+    first = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert first.returncode == (-signal.SIGSEGV if workers == 1 else 1)
+    assert ("a worker process died" in first.stderr) == (workers == 2)
+    second = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    found = {row["url"]: (row["cause"], row["error_message"]) for row in outcomes(tmp_path / "pool")}
+    bad = found.pop(urls[7])
+    assert bad == ("undecodable", "its decoder crashed by signal 11")
+    assert set(found.values()) == {("", None)}
+    assert len(found) == 19

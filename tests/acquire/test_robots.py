@@ -122,6 +122,8 @@ def test_rules_for_ten_thousand_agents_take_no_time() -> None:
     agents = "".join(f"User-agent: a{n}\n" for n in range(12_000))
     text = f"{agents}User-agent: dcfast\n" + "".join(f"Allow: /{n}\n" for n in range(10_000)) + "Disallow: /x\n"
     began = time.monotonic()
+    hidden = text.replace("\n", "\x0b").replace("User-agent: dcfast\x0b", "\rUser-agent: dcfast\r")
+    assert checked(Server(200, hidden.encode()), "http://a.de/x") == [0.0], "one line, and no rule of it"
     assert checked(Server(200, text.encode()), "http://a.de/x", "http://a.de/1", "http://a.de/y") == [
         "robots",
         0.0,

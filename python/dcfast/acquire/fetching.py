@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dcfast.acquire.addresses import host_of
+from dcfast.acquire.apart import make_apart
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.members import make_member
 from dcfast.acquire.memory import connections_at_once, free_large_blocks
@@ -138,7 +139,9 @@ class _Work:
         self._attempts[row.number] += 1
         async with self._web.fetch(row.url, self._turns) as answer:
             async with self._decoders:  # the threads are asyncio's own
-                fetched, data = await asyncio.to_thread(make_member, row, answer, self._image)
+                make = make_apart if row.number in self._spool.suspects else make_member
+                self._spool.decoding(row.number)
+                fetched, data = await asyncio.to_thread(make, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
             return host_of(answer.final_url)

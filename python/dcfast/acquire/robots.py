@@ -12,6 +12,7 @@ from protego import Protego
 from yarl import URL
 
 from dcfast.acquire.causes import FetchError
+from dcfast.storage.lines import split_lines
 
 MOST_ROBOTS_BYTES = 512 << 10
 """What is read of a robots.txt; RFC 9309 wants 500 KiB at least."""
@@ -24,6 +25,8 @@ MOST_PARSED_BYTES = 256 << 10
 """Of the texts of those that Protego has read: it takes thirty times that, and milliseconds to read one again."""
 _HELD_AT_LEAST = 1024
 _AGENT_LINE = re.compile(r"user(?:-|\s*)agent(?:\s*:|\s)\s*(.*)", re.IGNORECASE)
+_NO_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+"""What Python, and so Protego, cuts lines at, and RFC 9309 does not."""
 _SITE_WIDE = re.compile(r"(?:site-?maps?|host)(?:\s*:|\s)", re.IGNORECASE)
 """Lines that belong to no group."""
 MOST_CRAWL_DELAY = 10.0
@@ -158,7 +161,7 @@ def _lines_of(text: str, agent: str) -> str:
     kept: list[str] = []
     names = ("*", agent.lower())
     is_ours = begins = False
-    for line in text.splitlines():
+    for line in split_lines(_NO_ENDS.sub(" ", text).replace("\r", "\n")):
         line = line.partition("#")[0].strip()
         if not line or _SITE_WIDE.match(line):
             continue

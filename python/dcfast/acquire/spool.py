@@ -22,6 +22,8 @@ from dcfast.storage.whole import FULL, full_disk
 
 _HEAD = struct.Struct("<IQQ")  # bytes of the record, bytes of the image, checksum of both
 _MOST_RECORD_BYTES = 1 << 20
+_DECODING = "decoding"
+"""``status`` of a record that says that what comes of a row is not known yet."""
 MAGIC = b"dcfast spool 1\n"
 
 
@@ -57,12 +59,14 @@ class Spool:
 
     Attributes:
         fetched: row -> what became of it, and where its image lies: (offset, size).
+        suspects: rows whose images were being decoded when an earlier process ended, perhaps of one of them.
     Memory: 600 bytes a row.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         """Opens or begins a journal; one of another identity is begun anew. OSError: it cannot be written."""
         self.fetched: dict[int, tuple[Fetched, int, int]] = {}
+        self.suspects: set[int] = set()
         self.is_broken: bool = False
         """Whether something could not be written to it."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +106,15 @@ class Spool:
 
     def add(self, fetched: Fetched, data: bytes) -> None:
         """Writes down what became of a row; it counts once this has returned. OSError: a full disk."""
+        offset = self._write(fetched, data)
+        self.fetched[fetched.number] = (fetched, offset, len(data))
+
+    def decoding(self, number: int) -> None:
+        """Writes down that a row's image is about to be decoded. OSError: a full disk."""
+        self._write(Fetched(number, _DECODING), b"")
+
+    def _write(self, fetched: Fetched, data: bytes) -> int:
+        """Writes a record; returns where its image begins."""
         record = msgspec.msgpack.encode(fetched)
         check = core_hashing.xxh3_64(record + data)
         try:
@@ -115,7 +128,7 @@ class Spool:
             raise
         offset = self._end + _HEAD.size + len(record)
         self._end = offset + len(data)
-        self.fetched[fetched.number] = (fetched, offset, len(data))
+        return offset
 
     def image(self, number: int) -> bytes:
         """The image of a row."""
@@ -147,6 +160,10 @@ class Spool:
             except msgspec.DecodeError:
                 break
             offset = end + _HEAD.size + record_size
-            self.fetched[fetched.number] = (fetched, offset, size)
+            if fetched.status == _DECODING:
+                self.suspects.add(fetched.number)
+            else:
+                self.suspects.discard(fetched.number)
+                self.fetched[fetched.number] = (fetched, offset, size)
             end = offset + size
         return end

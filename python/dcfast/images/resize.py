@@ -155,6 +155,7 @@ def resize_image(data: bytes | memoryview, options: ResizeOptions, boxes: NDArra
     return Resized(_encoded(cv2, image, options), width, height, *size)
 
 
+@cache  # a second time would take what Python writes, too
 def silence_codecs() -> None:
     """From here on nothing that C libraries write on this process's standard error is seen; what Python writes is.
 
