@@ -2,8 +2,7 @@
 
 Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
 ``subsets`` and ``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy``
-(uid -> code, sorted); these two write the rest. Where the pool has no shards yet, there are no fates. Memory: the rows
-of a piece's metadata files at about 100 bytes each in a worker; no whole column.
+(uid -> code, sorted); these two write the rest. Without shards there are no fates. Memory: 100 bytes a row of a piece.
 """
 
 from __future__ import annotations
