@@ -268,7 +268,8 @@ def test_uid_files_of_one_name_are_told_apart_by_what_they_hold(tmp_path: Path) 
         np.save(files[-1], np.full(1, number, "u8,u8"))
     text = " | ".join(f'uids("{file}")' for file in files)
     run(tmp_path / "first", Settings(pool=str(pool), filter=text, train=False), last="filter")
-    options_of(parser().parse_args(["--config", str(tmp_path / "first/manifest.json")]))
+    _, again = options_of(parser().parse_args(["--config", str(tmp_path / "first/manifest.json")]))
+    assert again.filter == text
 
 
 def test_weights_of_a_published_manifest_need_their_place(done: Path, tmp_path: Path) -> None:
