@@ -133,8 +133,9 @@ class Allowed:
         if self._any or is_public(address):
             return True
         parsed = _address(address)
-        networks = () if parsed is None else self._networks
-        return any(parsed in network for network in networks if network.version == parsed.version)
+        if parsed is None:
+            return False
+        return any(parsed in network for network in self._networks if network.version == parsed.version)
 
 
 def refuse_literal(url: URL, allowed: Allowed) -> None:
