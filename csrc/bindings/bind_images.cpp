@@ -4,7 +4,9 @@
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
+#include "core/images/shrink.hpp"
 #include "core/images/wide_hash.hpp"
+#include "core/system/cpu.hpp"
 
 namespace dcfast::bindings {
 namespace {
@@ -132,6 +134,11 @@ Array<std::uint8_t> blurred_boxes(const Pixels& pixels, std::size_t height, std:
   return own(enter_core([&](const Poll& poll) { return blur_boxes(pixels.view, height, width, channels, blur, poll); }));
 }
 
+/// Three bytes a pixel, one after another.
+Array<std::uint8_t> shrunk(const Pixels& pixels, std::size_t height, std::size_t width, std::size_t new_height, std::size_t new_width) {
+  return own(enter_core([&](const Poll&) { return shrink(pixels.view, {height, width}, {new_height, new_width}); }));
+}
+
 py::bytes webp_of(const Pixels& pixels, std::size_t height, std::size_t width, std::size_t channels, int quality) {
   return bytes_of(enter_core([&](const Poll&) { return encode_webp(pixels.view, height, width, channels, quality); }));
 }
@@ -165,6 +172,9 @@ void bind_images(py::module_& m) {
   m.attr("max_blur_side") = kMaxBlurSide;
   m.def("blur_boxes", &blurred_boxes, "pixels"_a, "height"_a, "width"_a, "channels"_a, "boxes"_a,
         "Bytes of an image with boxes blurred, none where no box reaches over a pixel.");
+  m.attr("shrinks_fast") = have_avx2();
+  m.def("shrink", &shrunk, "pixels"_a, "height"_a, "width"_a, "new_height"_a, "new_width"_a,
+        "Pixels of three bytes made fewer by areas.");
   m.def("encode_webp", &webp_of, "pixels"_a, "height"_a, "width"_a, "channels"_a, "quality"_a,
         "A lossy WebP of RGB or RGBA pixels.");
   m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");

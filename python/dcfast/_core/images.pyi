@@ -27,6 +27,8 @@ __all__: list[str] = [
     "max_scans",
     "phash256_grey",
     "phash_grey",
+    "shrink",
+    "shrinks_fast",
     "status_names",
 ]
 
@@ -126,6 +128,17 @@ def phash_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[int, bool]:
     (perceptual hash, flat) of grey levels.
     """
 
+def shrink(
+    pixels: numpy.typing.NDArray[numpy.uint8],
+    height: typing.SupportsIndex,
+    width: typing.SupportsIndex,
+    new_height: typing.SupportsIndex,
+    new_width: typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Pixels of three bytes made fewer by areas.
+    """
+
 def status_names() -> list[str]:
     """
     Names of the numbers in `status`.
@@ -136,3 +149,4 @@ max_blur_side: int = 16383
 max_image_bytes: int = 268435456
 max_image_parts: int = 65536
 max_image_pixels: int = 178956970
+shrinks_fast: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from yarl import URL
@@ -15,6 +16,11 @@ SCHEMES = ("http", "https")
 MOST_URL_BYTES = 16_384
 _SAFE = "%/:=&?~#+!$,;'@()*[]|"
 """What stands in a URL as it is: it may be quoted already, and servers take some of these for what they are."""
+_PLAIN = re.compile(
+    r"https?://[a-z0-9.-]+(?::(?:[1-9]\d{0,3}|[1-5]\d{4}))?/[\w%/:=&~+!$,;'@()*|.-]*(?:\?[\w%/:=&?~+!$,;'@()*|.-]+)?",
+    re.ASCII,
+)
+"""A URL that is asked for as it stands, as most are: nothing to quote, to lower or to leave out."""
 _ENDS = "".join(map(chr, range(33)))
 _BROKEN_LINES = re.compile(r"[\t\r\n]")
 """What browsers leave out of a URL, as do we; other control characters are quoted in a path, and make no host."""
@@ -38,6 +44,16 @@ def parse_url(text: str | None) -> URL:
         raise FetchError("invalid_url", "no URL")
     if len(text.encode("utf-8", "surrogatepass")) > MOST_URL_BYTES:
         raise FetchError("invalid_url", f"a URL of more than {MOST_URL_BYTES:,} bytes")
+    url = URL(text, encoded=True) if _PLAIN.fullmatch(text) and not _DOTS.search(text) else _quoted(text)
+    host = url.raw_host or ""
+    if not _HOST.fullmatch(host):
+        raise FetchError("invalid_url", "a URL without a host, or whose host has no name that the DNS knows")
+    if _NUMBER.search(host) and _address(host) is None:
+        raise FetchError("invalid_url", "its host is an address in a form that only libraries of C read")
+    return url
+
+
+def _quoted(text: str) -> URL:
     try:
         parts = urlsplit(text)
         if parts.scheme.lower() not in SCHEMES:
@@ -48,14 +64,9 @@ def parse_url(text: str | None) -> URL:
             host = URL.build(scheme="http", host=host).raw_host or ""
         port = f":{parts.port}" if parts.port is not None else ""
         place = f"[{host}]{port}" if ":" in host else f"{host}{port}"
-        url = URL(urlunsplit((parts.scheme.lower(), place, _without_dots(path), query, "")), encoded=True)
+        return URL(urlunsplit((parts.scheme.lower(), place, _without_dots(path), query, "")), encoded=True)
     except (ValueError, UnicodeError) as error:
         raise FetchError("invalid_url", f"no URL: {error}"[:200]) from None
-    if not _HOST.fullmatch(url.raw_host or ""):
-        raise FetchError("invalid_url", "a URL without a host, or whose host has no name that the DNS knows")
-    if _NUMBER.search(url.raw_host or "") and not _is_address(url.raw_host or ""):
-        raise FetchError("invalid_url", "its host is an address in a form that only libraries of C read")
-    return url
 
 
 def _without_dots(path: str) -> str:
@@ -73,12 +84,13 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join([*kept, ""] if last in (".", "..") and kept else kept)
 
 
-def _is_address(text: str) -> bool:
+@lru_cache(4096)
+def _address(text: str) -> Address | None:
+    """An IP address, its zone aside; None for what is none."""
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def is_public(address: str) -> bool:
@@ -86,11 +98,8 @@ def is_public(address: str) -> bool:
 
     False for what is no address.
     """
-    try:
-        parsed: Address = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return _is_public(parsed)
+    parsed = _address(address)
+    return parsed is not None and _is_public(parsed)
 
 
 def _is_public(address: Address) -> bool:
@@ -123,9 +132,8 @@ class Allowed:
     def __contains__(self, address: str) -> bool:
         if self._any or is_public(address):
             return True
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
+        parsed = _address(address)
+        if parsed is None:
             return False
         return any(parsed in network for network in self._networks if network.version == parsed.version)
 
@@ -133,11 +141,7 @@ class Allowed:
 def refuse_literal(url: URL, allowed: Allowed) -> None:
     """FetchError (private_address) where a URL's host is written as an address that may not be asked."""
     host = url.raw_host or ""
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return  # a name: the resolver looks at what it stands for
-    if host not in allowed:
+    if _address(host) is not None and host not in allowed:  # of a name the resolver looks at what it stands for
         raise FetchError("private_address", f"{host} is not a public address", final_url=str(url))
 
 

@@ -13,7 +13,7 @@ from dcfast.acquire.addresses import host_of
 from dcfast.acquire.apart import make_apart
 from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.members import make_member
-from dcfast.acquire.memory import connections_at_once, free_large_blocks
+from dcfast.acquire.memory import connections_at_once, keep_small_blocks
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
@@ -44,7 +44,7 @@ async def fetch_rows(
     Raises:
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
-    free_large_blocks()
+    keep_small_blocks()
     async with open_web(options) as web:
         work = _Work(left, spool, image, options, web)
         telling = asyncio.create_task(work.tell(total, live))
@@ -144,7 +144,7 @@ class _Work:
                 fetched, data = await asyncio.to_thread(make, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
-            return host_of(answer.final_url)
+            return answer.place
 
     def _failed(self, row: Row, host: str, failure: FetchError) -> None:
         attempt, options, asked = self._attempts[row.number], self._options, failure.retry_after

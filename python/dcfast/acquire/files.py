@@ -81,8 +81,19 @@ def _members(
         if fetched.status == SUCCESS:
             fields = sample_json(row, fetched, has_uid=has_uid, has_boxes=has_boxes)
             yield f"{row.key}.{ext}", spool.image(row.number)
-            yield f"{row.key}.json", json.dumps(fields, indent=4).encode()
+            yield f"{row.key}.json", _indented(fields)
             yield f"{row.key}.txt", (row.caption or "").encode("utf-8", "replace")
+
+
+def _indented(fields: dict[str, object]) -> bytes:
+    """``json.dumps`` with an indent of 4; with one that is written in Python."""
+    texts = (
+        json.dumps(value, indent=4).replace("\n", "\n    ") if isinstance(value, list) else json.dumps(value)
+        for value in fields.values()
+    )
+    return (
+        "{\n" + ",\n".join(f'    "{name}": {text}' for name, text in zip(fields, texts, strict=True)) + "\n}"
+    ).encode()
 
 
 def _write_sidecar(path: Path, found: Sequence[tuple[Row, Fetched]], schema: pa.Schema) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from protego import Protego
 from yarl import URL
 
+from dcfast.acquire.addresses import place_of
 from dcfast.acquire.causes import FetchError
 from dcfast.storage.lines import split_lines
 
@@ -73,12 +74,14 @@ class _Store:
         """What an origin's text says; None for anything allowed."""
         if not found.text:
             return None
-        if origin not in self._parsed or self._parsed[origin][0] is not found:
-            self._parsed[origin] = (found, _parse(found.text))
-        self._parsed.move_to_end(origin)
-        while len(self._parsed) > 1 and sum(one.size for one, _ in self._parsed.values()) > MOST_PARSED_BYTES:
-            self._parsed.popitem(last=False)
-        return self._parsed[origin][1]
+        known = self._parsed.pop(origin, None)
+        if known is None or known[0] is not found:
+            known = (found, _parse(found.text))
+            held = found.size + sum(one.size for one, _ in self._parsed.values())
+            while held > MOST_PARSED_BYTES and self._parsed:
+                held -= self._parsed.popitem(last=False)[1][0].size
+        self._parsed[origin] = known
+        return known[1]
 
 
 _STORES: dict[str, _Store] = {}
@@ -103,7 +106,7 @@ class Robots:
     async def check(self, url: URL) -> float:
         """The seconds that its host wants between requests. FetchError: robots, robots_unreachable, or why it could
         not be asked for."""
-        origin = str(url.origin())
+        origin = f"{url.scheme}://{place_of(url)}"
         found = self._store.get(origin) or await self._shared(origin)
         if found.failure is not None:
             raise found.failure.fresh()

