@@ -10,21 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.foreign import UNTOLD, foreign_shard, own_shard
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import (
-    Plan,
-    ShardRows,
-    check_hashes,
-    foreign_shard,
-    has_statistics,
-    own_shard,
-    plan_of,
-    shard_numbers,
-)
+from dcfast.acquire.plan import Plan, ShardRows, check_hashes, has_statistics, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
-from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
+from dcfast.acquire.retry import ROUNDS, Round, plan_round, read_rounds, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
 from dcfast.acquire.stats import ShardStats
 from dcfast.acquire.summary import ACQUIRED, AcquireSummary, Sum
@@ -169,12 +161,13 @@ class _Acquisition:
         self._options, self._image, self._out = options, image, out
         self._metadata, self._plan, self._say = metadata, plan, say
         self._sum = Sum()
+        self._rounds = read_rounds(out)
         self._progress: RowProgress
 
     def do(self, chosen_by: str) -> AcquireSummary:
         """All of it: the lists' shards, rounds that were begun, and one that is asked for."""
         options, out, plan = self._options, self._out, self._plan
-        rounds = read_record(out / ROUNDS, list[Round]) if (out / ROUNDS).exists() else []
+        rounds = self._rounds
         self._refuse_strangers(rounds)
         with open_engine(options.engine, options.workers, options.ray_address) as engine:
             self._fetch(engine, "acquire/shards", plan.shards(), plan.rows, is_retry=False)
@@ -211,10 +204,11 @@ class _Acquisition:
 
     def _retry(self, engine: Engine, rounds: list[Round]) -> None:
         causes = retried_causes(self._options.retry or ())
-        numbers = (rows.shard for rows in self._plan.shards())
-        found = plan_round(self._out, causes, numbers, rounds, self._plan.shard_size)
+        shards = (self._plan.rows_of(self._metadata, one, self._options.subset) for one in self._plan.shards())
+        found = plan_round(self._out, causes, shards, rounds, self._plan.shard_size)
         if found is None:
-            others = f", but for {self._sum.foreign:,} shards of another tool" if self._sum.foreign else ""
+            untold = self._sum.causes[UNTOLD]
+            others = f"; of {untold:,} the tool that made their shards does not say why they failed" if untold else ""
             self._say(f"no row is left that failed by {', '.join(causes)}{others}")
             return
         write_json(self._out / ROUNDS, plain([*rounds, found]))
@@ -233,6 +227,7 @@ class _Acquisition:
         with self._progress:
             while part := list(islice(shards, SHARDS_AT_ONCE)):
                 waiting = [one for one in part if not self._is_there(one, is_retry=is_retry)]
+                self._tell_of_rounds(waiting)
                 pieces = [self._piece(one, is_retry=is_retry) for one in waiting]
                 was_open = was_open or bool(waiting)
                 self._progress.pieces += len(pieces)
@@ -240,17 +235,28 @@ class _Acquisition:
                     self._took(waiting[number], stats, is_retry=is_retry)
         return was_open
 
+    def _tell_of_rounds(self, waiting: Sequence[ShardRows]) -> None:
+        """Says what shards that are made anew will lack."""
+        rounds = [one for one in self._rounds if any(shard.shard < one.first_shard for shard in waiting)]
+        if rounds:
+            first = rounds[0].first_shard
+            anew = sum(one.shard < rounds[-1].first_shard for one in waiting)
+            self._say(
+                f"shards made anew: {anew:,}; their rows that --retry had fetched again stay in its shards, from "
+                f"{first:08d} on, and are left out of these"
+            )
+
     def _is_there(self, one: ShardRows, *, is_retry: bool) -> bool:
         """Whether a shard is whole: by its marker, or since another tool made it as it would be made here."""
         done = read_marker(self._out, self._piece(one, is_retry=is_retry))
         if done is not None:
             self._took(one, done, is_retry=is_retry)
             return True
-        counts = None if is_retry else foreign_shard(self._out, self._metadata, self._plan, one)
-        if counts is None:
+        theirs = None if is_retry else foreign_shard(self._out, self._plan.rows_of(self._metadata, one))
+        if theirs is None:
             return False
-        self._sum.add_foreign(counts.count, counts.successes)
-        self._progress.ended_shard(one.count, one.count, counts.successes)
+        self._sum.add_foreign(theirs)
+        self._progress.ended_shard(one.count, one.count, theirs.successes)
         return True
 
     def _took(self, one: ShardRows, stats: ShardStats, *, is_retry: bool) -> None:

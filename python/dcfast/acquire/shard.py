@@ -10,10 +10,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from dcfast.acquire.causes import CAUSES
 from dcfast.acquire.files import shard_paths, write_shard, write_stats
 from dcfast.acquire.options import ImageOptions, WebOptions
+from dcfast.acquire.retry import FETCHED_AGAIN, fetched_later
 from dcfast.acquire.rows import RowRange
-from dcfast.acquire.spool import Spool
+from dcfast.acquire.spool import Fetched, Spool
 from dcfast.acquire.stats import ShardStats, stats_of
 from dcfast.engine.piece import piece
 from dcfast.images.resize import silence_codecs
@@ -73,6 +75,9 @@ def fetch_shard(
     identity = json.dumps([table, first, count, has_keys, shard_size, uid_from, of_subset, image], sort_keys=True)
     spool = Spool(spool_path(out, shard), hashlib.sha256(identity.encode()).hexdigest())
     try:
+        for number, cause in fetched_later(out, shard, rows).items():
+            if number not in spool.fetched:
+                spool.add(Fetched(number, CAUSES[cause].status, cause, FETCHED_AGAIN), b"")
         left = [row for row in rows if row.number not in spool.fetched]
         if left:
             web = as_record(read_record(out / WEB_FILE, dict[str, object]), WebOptions, str(out / WEB_FILE))

@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from dcfast.acquire.addresses import Allowed, parse_url, place_of, refuse_literal
-from dcfast.acquire.causes import FetchError
+from dcfast.acquire.causes import REDIRECTS, FetchError, cause_of_status
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
@@ -25,7 +25,6 @@ from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
 MOST_REDIRECTS = 10
-REDIRECTS = frozenset((301, 302, 303, 307, 308))
 RATE_SECONDS = 5.0
 """Between two looks at how many bytes a body has brought; half of the deadline where that is shorter."""
 KEPT_SECONDS = 5.0
@@ -215,15 +214,7 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         return
     message = f"{_GONE} {status}: {(response.reason or '')[:100]}"
     after = _seconds(response.headers.get("Retry-After"))
-    cause = "gone"
-    if status in (401, 403, 407) or status >= 600:  # as some answer whom they take for a machine
-        cause = "refused"
-    elif status == 429 or (status == 503 and after is not None):
-        cause = "throttled"
-    elif status >= 500 or status in (408, 425):
-        cause = "server_error"
-    elif status in REDIRECTS:
-        cause = "redirects"
+    cause = cause_of_status(status, asks_for_patience=after is not None)
     raise FetchError(cause, message, http_status=status, retry_after=after)
 
 
