@@ -124,7 +124,7 @@ def test_metadata_alone_needs_nothing_of_the_extra(table: Path, tmp_path: Path) 
 
 def test_tars_of_strangers_are_not_written_over(web: HostileWeb, table: Path, tmp_path: Path) -> None:
     for name, said in (
-        ("00000001.tar", "holds 1 tars that no acquisition made"),
+        ("00000001.tar", "holds 1 shards that no acquisition made"),
         ("00000077.tar", "these lists have 3:"),
     ):
         out = tmp_path / name.partition(".")[0]

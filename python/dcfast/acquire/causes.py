@@ -47,7 +47,9 @@ CAUSES: dict[str, Cause] = {
     "hash_mismatch": Cause(FAILED_DOWNLOAD, False, False, "another SHA-256 than the list has (--verify-sha256)"),
     "unforeseen": Cause(FAILED_DOWNLOAD, False, True, "an error that dcfast did not foresee: its message says which"),
     "undecodable": Cause(FAILED_RESIZE, False, False, "cannot be decoded"),
-    "too_many_pixels": Cause(FAILED_RESIZE, False, False, "more pixels than are decoded"),
+    "too_many_pixels": Cause(
+        FAILED_RESIZE, False, False, "more pixels than --max-pixels, or than are decoded of its kind"
+    ),
     "by_rule": Cause(FAILED_RESIZE, False, False, "too small, too large, or too long and thin, by the options"),
     "bad_boxes": Cause(FAILED_RESIZE, False, False, "its face boxes are no boxes, so that nothing could be blurred"),
 }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast.acquire.causes import FAILED_RESIZE, SUCCESS, cause_of_status
-from dcfast.acquire.files import shard_paths
+from dcfast.acquire.files import data_path, shard_paths
+from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row, RowRange
 from dcfast.errors import RunError
 from dcfast.index.metadata import METADATA
@@ -54,35 +55,41 @@ class ForeignShard(NamedTuple):
 
 
 def own_shard(out: Path, numbers: Sequence[int]) -> Path | None:
-    """The first or the last tar of these that this tool made whole; None where another did."""
+    """The sidecar of the first or the last shard of these that this tool made whole; None where another did."""
     for number in {*numbers[:1], *numbers[-1:]}:
-        tar, _, stats, _ = shard_paths(out, number)
+        _, sidecar, stats, _ = shard_paths(out, number)
         if stats.exists() and read_record(stats, ForeignStats, advice=_REMOVE).dcfast is not None:
-            return tar
+            return sidecar
     return None
 
 
-def foreign_shard(out: Path, rows_of: RowRange) -> ForeignShard | None:
+def foreign_shard(out: Path, rows_of: RowRange, image: ImageOptions) -> ForeignShard | None:
     """What a shard has that another tool made whole, with the keys and URLs that it would have here; None: there is
     none.
 
     RunError: it has others: its lists, their order or the shard size were different.
     """
-    tar, sidecar, stats, _ = shard_paths(out, rows_of.shard or 0)
+    shard, form = rows_of.shard or 0, image.output_format
+    data, (_, sidecar, stats, _) = data_path(out, shard, form), shard_paths(out, shard)
     if not stats.exists():
         return None
     counts = read_record(stats, ForeignStats, advice=_REMOVE)
     if counts.dcfast is not None:  # of ours, before its marker was written
         return None
-    if not tar.is_file():
+    if form != "parquet" and not data.exists():
         raise RunError(
-            f"{tar} is missing, though {stats.name} is there: bring it back, or remove both, and it is fetched"
+            f"{data} is missing, though {stats.name} is there: bring it back, or remove both, and it is fetched; or "
+            "give the --output-format that the shard has"
         )
     try:
         with ParquetFile(sidecar, METADATA) as file:
-            lacking = [name for name in ("key", "url") if file.schema.names.count(name) != 1]
+            names = ["key", "url", *([image.encode_format] if form == "parquet" else [])]
+            lacking = [name for name in names if file.schema.names.count(name) != 1]
             if lacking:
-                raise RunError(f"{sidecar} has no column {lacking[0]}: no tool that is known made it. Move it away")
+                raise RunError(
+                    f"{sidecar} has no column {lacking[0]}: no tool that is known made it, or in another "
+                    "--output-format. Move it away, or give that one"
+                )
             theirs = file.read(["key", "url"])
     except FileNotFoundError:
         raise RunError(f"{sidecar} is missing, though {stats.name} is there; remove both, and it is fetched") from None

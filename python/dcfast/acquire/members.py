@@ -69,6 +69,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         how=options.resize,
         min_size=options.min_image_size,
         max_aspect=options.max_aspect_ratio or math.inf,
+        max_pixels=options.max_pixels,
     )
     try:
         with nullcontext() if 0 < pixels_of(data) <= _LARGE_PIXELS else _one_large:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
 _STATS = re.compile(r"(\d{8,})_stats\.json")
-_TAR = re.compile(r"(\d{8,})\.tar")
+_SHARD = re.compile(r"(\d{8,})(?:\.tar|\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def _may_have_boxes(kind: pa.DataType) -> bool:
 
 
 def shard_numbers(out: Path) -> list[int]:
-    """The numbers of the tars of a pool, sorted."""
-    return _numbers(out, _TAR)
+    """The numbers of the shards of a pool, whatever there is of them, sorted."""
+    return _numbers(out, _SHARD)
 
 
 def has_statistics(out: Path) -> bool:
@@ -182,4 +182,4 @@ def has_statistics(out: Path) -> bool:
 def _numbers(out: Path, pattern: re.Pattern[str]) -> list[int]:
     folder = out / "shards"
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+    return sorted({int(match[1]) for name in names if (match := pattern.fullmatch(name))})

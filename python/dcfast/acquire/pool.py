@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.files import OUTCOMES, has_images, marked_files
 from dcfast.acquire.foreign import UNTOLD, foreign_shard, own_shard
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
@@ -32,6 +31,7 @@ from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.storage.records import Record, plain, read_record
+from dcfast.storage.whole_folder import mend_folders
 from dcfast.uids import load_subset
 
 SETTINGS = f"{STATE}/settings.json"
@@ -85,6 +85,7 @@ def acquire_pool(
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
         remove_leftovers(out, below=False)
         for folder in (LISTS, "shards", OUTCOMES, STATE):  # a run may be at work in another folder of the pool
+            mend_folders(out / folder)
             remove_leftovers(out / folder)
         metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
@@ -120,11 +121,7 @@ def _check(options: AcquireOptions, image: ImageOptions) -> None:
 
 def _identity(options: AcquireOptions, plan: Plan, image: ImageOptions) -> _Identity:
     subset = None if options.subset is None else sha256_file(options.subset)
-    return _Identity(plan.digest, subset, _plain_image(image))
-
-
-def _plain_image(image: ImageOptions) -> dict[str, object]:
-    return asdict(image)
+    return _Identity(plan.digest, subset, image.identity)
 
 
 def _claim(out: Path, identity: _Identity) -> None:
@@ -138,7 +135,9 @@ def _claim(out: Path, identity: _Identity) -> None:
         return
     changed = [name for name in ("lists", "subset") if getattr(before, name) != getattr(identity, name)]
     changed += [
-        f"--{name.replace('_', '-')}" for name in identity.image if before.image.get(name) != identity.image[name]
+        f"--{name.replace('_', '-')}"
+        for name in dict.fromkeys([*identity.image, *before.image])
+        if before.image.get(name) != identity.image.get(name)
     ]
     raise RunError(
         f"--out {out} was begun otherwise: {', '.join(changed)} differ; shards of both would be mixed. Choose another "
@@ -182,7 +181,7 @@ class _Acquisition:
         return summary
 
     def _refuse_strangers(self, rounds: Sequence[Round]) -> None:
-        """RunError where tars lie in the pool that no shard of ours may replace."""
+        """RunError where shards lie in the pool that no shard of ours may replace."""
         end = max([self._plan.num_shards, *(one.shard + 1 for a_round in rounds for one in a_round.shards())])
         numbers = shard_numbers(self._out)
         if numbers and numbers[-1] >= end:
@@ -198,7 +197,7 @@ class _Acquisition:
             )
         if numbers and not is_begun and not has_statistics(self._out):
             raise RunError(
-                f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "
+                f"{self._out / 'shards'} holds {len(numbers):,} shards that no acquisition made (they have no "
                 "*_stats.json): they would be written over. Choose another --out"
             )
 
@@ -249,10 +248,10 @@ class _Acquisition:
     def _is_there(self, one: ShardRows, *, is_retry: bool) -> bool:
         """Whether a shard is whole: by its marker, or since another tool made it as it would be made here."""
         done = read_marker(self._out, self._piece(one, is_retry=is_retry))
-        if done is not None:
+        if done is not None and has_images(self._out, one.shard, self._image.output_format, done.successes):
             self._took(one, done, is_retry=is_retry)
             return True
-        theirs = None if is_retry else foreign_shard(self._out, self._plan.rows_of(self._metadata, one))
+        theirs = None if is_retry else foreign_shard(self._out, self._plan.rows_of(self._metadata, one), self._image)
         if theirs is None:
             return False
         self._sum.add_foreign(theirs)
@@ -269,10 +268,11 @@ class _Acquisition:
         table = one.name if is_retry else str((self._metadata / one.name).relative_to(self._out))
         # no input by its path and time: what lists and subset are is the claim's, and a pool that was moved, or a list
         # that was touched, would have its images fetched anew, over those that the web has no longer
+        form = self._image.output_format
         made = fetch_shard.piece(
             "acquire/shards",
             f"{one.shard:08d}",
-            outputs=[str(path.relative_to(self._out)) for path in shard_paths(self._out, one.shard)],
+            outputs=[str(path.relative_to(self._out)) for path in marked_files(self._out, one.shard, form)],
             weight=one.count,
         )
         return made(
@@ -284,5 +284,5 @@ class _Acquisition:
             shard_size=self._plan.shard_size,
             uid_from="json" if is_retry else self._plan.uid_from,
             of_subset=self._options.subset is not None and not is_retry,
-            image=_plain_image(self._image),
+            image=self._image.identity,
         )

@@ -82,7 +82,7 @@ def fetch_shard(
         if left:
             web = as_record(read_record(out / WEB_FILE, dict[str, object]), WebOptions, str(out / WEB_FILE))
             asyncio.run(fetch_rows(left, len(rows), spool, chosen, web, live_path(out, shard)))
-        write_shard(shard_paths(out, shard), rows, spool, schema, chosen.encode_format)
+        write_shard(out, shard, rows, spool, schema, chosen)
         found = [(row, spool.fetched[row.number][0]) for row in rows]
         stats = stats_of(found, sum(size for _, _, size in spool.fetched.values()))
     finally:

@@ -16,7 +16,7 @@ from dcfast.errors import EvalsetError, RunError
 from dcfast.evaluate.bundle import TOP_FILES, BundleFile, open_bundle, write_bundle
 from dcfast.evaluate.check_set import check_set
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.place_set import SetFile, check_space, differing_files, file_state, set_files, sets_home, staged
+from dcfast.evaluate.place_set import SetFile, check_space, differing_files, file_state, set_files, sets_home
 from dcfast.evaluate.tasks import EvalTask, chosen_tasks
 from dcfast.importing.found import leads_out
 from dcfast.process.options import option
@@ -27,6 +27,7 @@ from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import Count, Record
 from dcfast.storage.whole import fsync
+from dcfast.storage.whole_folder import whole_folder
 
 _HASHED_AT_ONCE = 4
 
@@ -170,7 +171,7 @@ def unpack_sets(options: UnpackOptions) -> UnpackReport:
                     for entry in entries:
                         bundle.take(entry, None if name in kept else home / name)
                 else:
-                    with staged(home / name) as staging:
+                    with whole_folder(home / name) as staging:
                         for entry in entries:
                             bundle.take(entry, staging / entry.path.partition("/")[2])
                 bar.advance(needed.get(name, 0))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from dcfast.acquire.options import ACQUIRED_SCALES, AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.options import ACQUIRED_SCALES, OUTPUT_FORMATS, AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.pool import acquire_pool
 from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
@@ -59,6 +59,8 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
         found[name] = gathers[name](text.split(",")) if name in gathers else value
     for kind in _KINDS:
         check_options(_made(kind, found, out="x"))
+    if found.get("output_format", OUTPUT_FORMATS[0]) != OUTPUT_FORMATS[0]:
+        raise ValueError(f"--acquire output_format={found['output_format']}: a run takes tars ({OUTPUT_FORMATS[0]})")
     return found
 
 
