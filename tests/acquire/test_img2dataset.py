@@ -26,7 +26,11 @@ MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 SIZES = [(700, 500), (500, 700), (300, 200), (513, 511), (1024, 1024), (1300, 400), (64, 2000), (512, 512), (640, 480)]
 DIFFERENCES = (
     *("order of rows", "times in tars", "`face_bboxes` blurred", "row groups of the sidecar", "`_stats.json`"),
-    *("`robots.txt`", "`X-Robots-Tag` with a colon in a directive", "non-ASCII URLs, spaces"),
+    *(
+        "`robots.txt`",
+        "`X-Robots-Tag` with a colon in a directive, `none`, `*:`, semicolons, several agents",
+        "non-ASCII URLs, spaces",
+    ),
     *("types that are no image's, bodies that do not begin as one", "private addresses, other schemes", "retries"),
     "cookies along redirects",
 )
