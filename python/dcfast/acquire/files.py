@@ -135,7 +135,9 @@ def _write_folder(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
             for name, data in members:
                 (folder / name).write_bytes(data)
         except OSError as error:
-            raise full_disk(error.errno, str(path)) if error.errno in FULL else error from None
+            if error.errno in FULL:
+                raise full_disk(error.errno, str(path)) from error
+            raise
         os.sync()  # at once, of files by the ten thousand
 
 

@@ -191,7 +191,7 @@ def opts_out(headers: Iterable[str], agent: str, directives: Sequence[str]) -> b
     """
     forbidden = {directive.lower() for directive in directives}
     if "noindex" in forbidden:
-        forbidden.add("none")
+        forbidden |= {"none"}
     for header in headers:
         is_ours = True
         for part in re.split(r"[,;]", header.lower()):
