@@ -35,7 +35,7 @@ def make_member(row: Row, answer: Answer, options: ImageOptions) -> tuple[Fetche
     got = Fetched(
         number=row.number,
         status=SUCCESS,
-        final_url=answer.final_url,
+        final_url=row.url if answer.final_url == row.url else answer.final_url,  # one text, not two
         http_status=answer.http_status,
         size=len(answer.data),
         sha256=sha256,
