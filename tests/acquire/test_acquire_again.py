@@ -118,3 +118,17 @@ def test_hashes_that_are_to_be_verified_must_be_there(
     with pytest.raises(PoolError, match=r"--verify-sha256 needs a column sha256 of strings.*l\.parquet"):
         acquire(tmp_path / "pool", table, web_of(web), ImageOptions(verify_sha256=True))
     assert web.requests == []
+
+
+def test_names_that_are_no_utf8_are_said_with_what_to_do(web: HostileWeb, table: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xff.parquet")
+    shutil.copy(table, odd)
+    with pytest.raises(PoolError, match=r"its path is no UTF-8, and Arrow opens no other; rename the file, or its fol"):
+        acquire(tmp_path / "pool", odd, web_of(web))
+    write_list(table, [web.at("/0.jpg")], column_xx=["a"])
+    (tmp_path / "columns.parquet").write_bytes(table.read_bytes().replace(b"column_xx", b"column_\xff\xfe"))
+    for more in ({}, {"caption_column": "column_xx"}):
+        with pytest.raises(PoolError, match=r"columns\.parquet: the name of a column is no UTF-8, or .*names in UTF-8"):
+            acquire(tmp_path / "pool", tmp_path / "columns.parquet", web_of(web), **more)
+    assert web.requests == []
+    assert not list(tmp_path.glob("pool/**/*.parquet"))

@@ -74,6 +74,14 @@ def test_drift_is_written_down_or_refused(web: HostileWeb, tmp_path: Path) -> No
     assert row["expected_sha256"] == "0" * 64
 
 
+def test_more_pixels_than_are_wanted_have_a_cause(web: HostileWeb, tmp_path: Path) -> None:
+    web.files.update({"/101.jpg": picture(width=101, height=100), "/100.jpg": picture(width=100, height=100)})
+    table = write_list(tmp_path / "l.parquet", [web.at("/101.jpg"), web.at("/100.jpg")])
+    acquire(tmp_path / "pool", table, web_of(web), ImageOptions(max_pixels=10_000))
+    assert found(tmp_path / "pool") == ["too_many_pixels", ""]
+    assert found(tmp_path / "pool", "error_message")[0] == "more than 10,000 pixels"
+
+
 def test_sizes_that_rules_refuse(web: HostileWeb, tmp_path: Path) -> None:
     sides = {"/wide.jpg": (300, 50), "/small.jpg": (60, 60), "/good.jpg": (120, 100)}
     web.files.update({path: picture(width=width, height=height) for path, (width, height) in sides.items()})

@@ -26,7 +26,11 @@ MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 SIZES = [(700, 500), (500, 700), (300, 200), (513, 511), (1024, 1024), (1300, 400), (64, 2000), (512, 512), (640, 480)]
 DIFFERENCES = (
     *("order of rows", "times in tars", "`face_bboxes` blurred", "row groups of the sidecar", "`_stats.json`"),
-    *("`robots.txt`", "`X-Robots-Tag` with a colon in a directive", "non-ASCII URLs, spaces"),
+    *(
+        "`robots.txt`",
+        "`X-Robots-Tag` with a colon in a directive, `none`, `*:`, semicolons, several agents",
+        "non-ASCII URLs, spaces",
+    ),
     *("types that are no image's, bodies that do not begin as one", "private addresses, other schemes", "retries"),
     "cookies along redirects",
 )
@@ -61,7 +65,9 @@ def urls_of(web: HostileWeb) -> list[str]:
     return good + [web.url(name, host="127.0.0.1") for name in same]
 
 
-def both(web: HostileWeb, peer: Path, folder: Path, mode: str, **boxes: Any) -> tuple[Path, Path]:
+def both(
+    web: HostileWeb, peer: Path, folder: Path, mode: str, form: str = "webdataset", **boxes: Any
+) -> tuple[Path, Path]:
     """The shards of both."""
     urls = urls_of(web)
     rows = {
@@ -72,11 +78,12 @@ def both(web: HostileWeb, peer: Path, folder: Path, mode: str, **boxes: Any) -> 
     columns = {name: pa.array(values, pa.string()) for name, values in rows.items()}
     pq.write_table(pa.table({**columns, **boxes}), folder / "list.parquet")
     options = {"bbox_col": "face_bboxes"} if boxes else {}
+    options["output_format"] = form
     run_img2dataset(peer, folder / "list.parquet", folder / "theirs", resize_mode=mode, **options)
     acquire_pool(
         AcquireOptions(str(folder / "ours"), urls=str(folder / "list.parquet"), workers=1, quiet=True),
         WebOptions(allow_private=["127.0.0.1"], retries=0, host_rate=0, host_connections=8, robots=False),
-        ImageOptions(resize="exact", resize_mode=mode),
+        ImageOptions(resize="exact", resize_mode=mode, output_format=form),
     )
     return folder / "ours/shards", folder / "theirs"
 
@@ -128,6 +135,36 @@ def test_sidecar_and_statistics_are_theirs(web: HostileWeb, peer: Path, tmp_path
     assert {k: v for k, v in stats.items() if k not in (*timed, "dcfast")} == {
         k: v for k, v in counted.items() if k not in timed
     }
+
+
+def test_folders_of_files_are_theirs(web: HostileWeb, peer: Path, tmp_path: Path) -> None:
+    ours, theirs = both(web, peer, tmp_path, "keep_ratio_largest", "files")
+    names = sorted(path.name for path in (ours / "00000000").iterdir())
+    assert len(names) > 3 * len(SIZES)
+    assert names == sorted(path.name for path in (theirs / "00000000").iterdir())
+    for name in names:
+        mine, other = ((shard / "00000000" / name).read_bytes() for shard in (ours, theirs))
+        if name.endswith(".jpg"):
+            with Image.open(io.BytesIO(mine)) as a, Image.open(io.BytesIO(other)) as b:
+                assert (a.size, a.mode, a.format) == (b.size, b.mode, b.format)
+        else:
+            assert mine == other
+    assert rows_of(ours / "00000000.parquet") == rows_of(theirs / "00000000.parquet")
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()} - {"_tmp"}
+
+
+def test_parquet_with_images_is_theirs(web: HostileWeb, peer: Path, tmp_path: Path) -> None:
+    ours, theirs = both(web, peer, tmp_path, "keep_ratio_largest", "parquet")
+    schema, expected = (pq.read_schema(shard / "00000000.parquet") for shard in (ours, theirs))
+    assert (schema.names, schema.types) == (expected.names, expected.types)
+    mine, other = rows_of(ours / "00000000.parquet"), rows_of(theirs / "00000000.parquet")
+    for a, b in zip(mine, other, strict=True):
+        images = [row.pop("jpg") for row in (a, b)]
+        assert a == b
+        assert [image is None for image in images] == [a["status"] != "success"] * 2
+        sizes = [None if image is None else Image.open(io.BytesIO(image)).size for image in images]
+        assert sizes[0] == sizes[1]
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()} - {"_tmp"}
 
 
 def test_the_table_of_differences_is_whole(repo_root: Path) -> None:

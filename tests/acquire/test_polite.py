@@ -129,6 +129,46 @@ def test_a_host_is_not_blamed_for_where_it_leads(web: HostileWeb, tmp_path: Path
     assert len([one for one in came(web, "short") if one.path.startswith("/redirect_closed")]) < 60
 
 
+def leads(web: HostileWeb, source: str, target: str, count: int) -> list[str]:
+    """URLs of a host, each of which a redirect leads to another host from."""
+    return [
+        web.url("redirect_to", f"to={target}.hostile.test&n={n}", host=f"{source}.hostile.test") for n in range(count)
+    ]
+
+
+def test_a_host_that_redirects_lead_to_has_its_limits(web: HostileWeb, tmp_path: Path) -> None:
+    """Many hosts lead to one, which has rows of its own."""
+    urls = [url for n in range(6) for url in leads(web, f"from{n}", "store", 2)]
+    urls += files(web, "store", 4)
+    options = web_of(web, host_connections=2, host_rate=20.0, robots=False)
+    acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", urls), options)
+    assert causes(tmp_path / "pool") == {"": 16}
+    assert len(came(web, "store")) == 16
+    assert web.most_at_once["store.hostile.test"] <= 2
+    assert sum(gaps(came(web, "store"))) >= 0.9 * 15 / 20
+    rows = outcomes(tmp_path / "pool")
+    assert {row["attempts"] for row in rows} == {1}, "redirects aside"
+    assert [row["final_url"] is not None and "//store.hostile.test" in row["final_url"] for row in rows] == (
+        [True] * 12 + [False] * 4
+    )
+
+
+def test_hosts_that_lead_to_each_other_do_not_wait_for_ever(web: HostileWeb, tmp_path: Path) -> None:
+    urls = [*leads(web, "left", "right", 12), *leads(web, "right", "left", 12)]
+    options = web_of(web, host_connections=1, robots=False, timeout=5.0)
+    summary = acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", urls), options)
+    assert (summary.successes, summary.attempts) == (24, 24)
+    assert [web.most_at_once[f"{host}.hostile.test"] for host in ("left", "right")] == [1, 1]
+
+
+def test_a_wait_for_the_turn_of_another_host_is_not_of_the_deadline(web: HostileWeb, tmp_path: Path) -> None:
+    web.robots["calm.hostile.test"] = "User-agent: dcfast\nCrawl-delay: 0.4\n"
+    urls = leads(web, "hasty", "calm", 6)
+    acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", urls), web_of(web, timeout=1.0, host_connections=1))
+    assert causes(tmp_path / "pool") == {"": 6}
+    assert sum(gaps(came(web, "calm"))) >= 1.9
+
+
 def test_a_name_is_asked_for_once(web: HostileWeb, tmp_path: Path) -> None:
     acquire(tmp_path / "pool", write_list(tmp_path / "l.parquet", files(web, "named", 20)), web_of(web))
     assert web.dns.queries("named.hostile.test") == 2  # A and AAAA

@@ -110,11 +110,38 @@ def test_rules_that_were_read_are_read_again_where_there_are_too_many(monkeypatc
         (["max-snippet: 20, noindex"], True),
         ([], False),
         ([""], False),
+        (["none"], True),
+        (["NONE, noarchive"], True),
+        (["*: noai"], True),
+        (["*: none"], True),
+        (["all; noai"], True),
+        (["noai; noindex"], True),
+        (["DCFast/0.1: noimageai"], True),
+        (["dcfaster: noai"], False),
+        (["otherbot: noindex, noai"], False),
+        (["otherbot: nofollow, dcfast: noai"], True),
+        (["dcfast: nofollow, otherbot: noai"], False),
+        (["otherbot: noai, *: noindex"], True),
+        (["otherbot: all", "all", "dcfast:noindex"], True),
+        (["unavailable_after: Tuesday, 25 Jun 2030 15:00:00 PST, noindex"], True),
+        (["unavailable_after: 2030-06-25T15:00:00+00:00; noai"], True),
+        (["max-image-preview: none"], False),
+        (["noaicado", "no ai"], False),
+        ([":noai"], False),
     ],
 )
 def test_opt_outs(headers: list[str], out: bool) -> None:
     assert opts_out(headers, "dcfast", DIRECTIVES) == out
     assert not opts_out(headers, "dcfast", ())
+
+
+def test_opt_outs_are_those_that_are_asked_for() -> None:
+    assert opts_out(["none"], "dcfast", ["noindex"])
+    assert not opts_out(["none"], "dcfast", ["noai"]), "which stands for noindex and nofollow"
+    assert opts_out(["noml"], "dcfast", ["noml"])
+    began = time.process_time()
+    assert not opts_out([",:;" * 100_000], "dcfast", DIRECTIVES)
+    assert time.process_time() - began < 2
 
 
 def test_rules_for_ten_thousand_agents_take_no_time() -> None:

@@ -114,3 +114,39 @@ def test_a_host_that_fails_in_a_row_is_down_and_one_success_makes_it_well() -> N
 
     assert asyncio.run(results()) == [False, False, False, False, False, True]
     assert turns.slowest() == [("a", 3)]
+
+
+def test_a_row_that_moves_to_another_host_waits_for_its_turn_and_holds_none() -> None:
+    """Each of two hosts leads to the other, which is full of rows that wait for the first."""
+
+    async def order() -> list[tuple[int, str]]:
+        turns, found = Turns(1, 0.0, 0), []
+        for row in range(6):
+            turns.add(row, "ab"[row % 2])
+        while (turn := await asyncio.wait_for(turns.next(), 5)) is not None:
+            row, host = turn
+            if turn not in found and (row, "ab"[1 - "ab".index(host)]) not in found:
+                turns.moved(row, "ab"[1 - "ab".index(host)])
+            found.append(turn)
+            turns.done(host, failed=False)
+        return found
+
+    found = asyncio.run(order())
+    assert len(found) == 12
+    assert set(found) == {(row, host) for row in range(6) for host in "ab"}
+    assert found.index((0, "b")) < found.index((1, "b")), "what has begun comes before what has not"
+
+
+def test_requests_beyond_a_turn_count_for_the_rate() -> None:
+    async def seconds() -> float:
+        turns, began = Turns(8, 20.0, 0), time.monotonic()
+        turns.add(0, "a")
+        await turns.next()
+        turns.asked("a")
+        turns.asked("a")
+        turns.done("a", failed=False)
+        turns.add(1, "a")
+        await turns.next()
+        return time.monotonic() - began
+
+    assert asyncio.run(seconds()) >= 3 / 20.0 - 0.01

@@ -24,9 +24,14 @@ from dcfast.evaluate.convert_sets import ConvertOptions, convert_sets
 from dcfast.evaluate.pack_sets import PackOptions, UnpackOptions, UnpackReport
 from dcfast.evaluate.pack_sets import pack_sets as pack
 from dcfast.evaluate.pack_sets import unpack_sets as unpack
+from dcfast.evaluate.place_set import file_state
+from dcfast.evaluate.verify_sets import VerifyOptions, verify_sets
+from dcfast.hub import LOCK_FILE, read_lock
+from dcfast.storage.whole_folder import ASIDE
 from evalset_builder import NAMES, colour_clip, labelled, write_set
 from hub_builder import write_cache, write_source
 from killed_writes import kill_at
+from test_verify_sets import write_lock
 
 
 def some_sets(home: Path) -> Path:
@@ -418,6 +423,62 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         )
         assert int(done.stdout.split()[-1]) < 64 << 10, done.stdout
     assert (tmp_path / "out/wds_a_test/test/1.tar").stat().st_size == (folder / "test/1.tar").stat().st_size
+
+
+def test_a_set_that_a_kill_left_aside_is_put_back(sealed: Path, tmp_path: Path) -> None:
+    unpacked(sealed, tmp_path / "out")
+    (tmp_path / "out/wds_a_test").rename(tmp_path / f"out/{ASIDE}wds_a_test")
+    report = unpacked(sealed, tmp_path / "out")
+    assert (report.made, len(report.kept)) == ([], 3)
+
+
+def test_hashes_of_the_hub_come_along(sets: Path, tmp_path: Path) -> None:
+    """What is verified where a set was fetched can be verified where it was unpacked."""
+    home, there = tmp_path / "sets", tmp_path / "there"
+    shutil.copytree(sets, home)
+    write_lock(home)
+    sealed = packed(home, tmp_path / "all.tar")
+    some = packed(home, tmp_path / "some.tar", sets=["vtab/flowers"])
+    assert packed(home, tmp_path / "again.tar").read_bytes() == sealed.read_bytes()
+    for _ in range(2):
+        unpacked(some, there)
+        assert list(read_lock(there / LOCK_FILE).repos) == ["owner/wds_vtab-flowers_test"], "of what was packed"
+    assert verify_sets(VerifyOptions(str(there), quiet=True)).gone == []
+    assert unpacked(sealed, there).kept == ["wds_vtab-flowers_test"]
+    assert read_lock(there / LOCK_FILE).repos == read_lock(home / LOCK_FILE).repos
+    report = verify_sets(VerifyOptions(str(there), quiet=True))
+    assert [verdict.by for verdict in report.verdicts] == [LOCK_FILE] * 3
+    tar = there / "wds_a_test/test/1.tar"
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    tar.write_bytes(data)
+    [problem] = [
+        verdict.problems for verdict in verify_sets(VerifyOptions(str(there), quiet=True)).verdicts if verdict.problems
+    ]
+    assert "test/1.tar has SHA-256" in problem[0]
+    shutil.copy(tar, home / "wds_a_test/test/1.tar")
+    with pytest.raises(EvalsetError, match=r"wds_a_test/test/1\.tar is not as hub\.lock\.json has it: `dcfast evals"):
+        packed(home, tmp_path / "other.tar")
+    assert not [*tmp_path.glob("*.parts"), *there.glob(".tmp-*")]
+
+
+def test_a_lock_file_of_a_stranger_is_read_before_any_set_is_in_place(sets: Path, tmp_path: Path) -> None:
+    def sealed(text: str) -> Path:
+        (tmp_path / LOCK_FILE).write_text(text)
+        files = {LOCK_FILE: tmp_path / LOCK_FILE, "wds_a_test/classnames.txt": sets / "wds_a_test/classnames.txt"}
+        bundle.write_bundle(tmp_path / "b.tar", {k: (v, file_state(v)) for k, v in files.items()}, lambda size: None)
+        return tmp_path / "b.tar"
+
+    repo = {"kind": "dataset", "commit": "0" * 40, "files": {}, "patterns": [], "folder": "../out", "flat": False}
+    odd = {"a/b": {**repo, "files": {"../a": {"size": 1, "sha256": "0" * 64}}}}
+    for text in ("[", json.dumps({"format": 1, "repos": odd}), json.dumps({"format": 9})):
+        with pytest.raises(CorruptDataError):
+            unpacked(sealed(text), tmp_path / "out")
+        assert not (tmp_path / "out/wds_a_test").exists()
+    places = {"a/a": "../out", "a/b": "wds_b_test", "a/c": "wds_a_test", "a/d": "wds_a_test/../../x"}
+    strangers = {name: {**repo, "folder": folder} for name, folder in places.items()}
+    unpacked(sealed(json.dumps({"format": 1, "repos": strangers})), tmp_path / "out")
+    assert list(read_lock(tmp_path / "out" / LOCK_FILE).repos) == ["a/c"], "of the sets that are there"
 
 
 def test_the_command_lines(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,13 @@ _add("redirect_tls", "tls", moves(lambda exchange: exchange.web.at("/good_png.jp
 
 
 @behaviour("")
+async def redirect_to(exchange: Exchange) -> None:
+    """Leads to a picture at the host that ``?to=`` names."""
+    host = exchange.request.query.get("to", "files.hostile.test")
+    await exchange.redirect(f"{exchange.web.at('/good_png.jpg', host)}?{exchange.request.target.partition('?')[2]}")
+
+
+@behaviour("")
 async def redirect_cookie(exchange: Exchange) -> None:
     """Shows the picture to whoever brings the cookie that the way to it set; sends others there."""
     if exchange.request.query.get("gate"):

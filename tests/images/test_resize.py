@@ -283,6 +283,23 @@ def test_wide_pixels_have_a_bound_of_their_own(monkeypatch: pytest.MonkeyPatch) 
         resize_image(wide, ResizeOptions())
 
 
+def test_kinds_that_take_long_have_a_bound_of_their_own() -> None:
+    """A GIF of a few kilobytes; others of as many pixels are made in a fraction of a second."""
+    size = (8_192, 4_097)
+    began = time.process_time()
+    with pytest.raises(BadImage, match="more than 33,554,432 pixels") as caught:
+        resize_image(encode(Image.new("L", size), "GIF"), ResizeOptions())
+    assert caught.value.status == "too_large"
+    assert resize_image(encode(Image.new("L", size), "PNG"), ResizeOptions()).width == 512
+    assert time.process_time() - began < 5
+
+
+def test_pixels_may_be_fewer() -> None:
+    assert resize_image(PNG, ResizeOptions(max_pixels=96 * 72)).width == 96
+    with pytest.raises(BadImage, match="more than 6,911 pixels"):
+        resize_image(PNG, ResizeOptions(max_pixels=96 * 72 - 1))
+
+
 def test_results_that_no_format_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     line = encode(Image.new("L", (70_000, 2)), "PNG")
     with pytest.raises(ResizeError, match="jpg cannot hold 70000 x 2 pixels"):

@@ -14,6 +14,7 @@ from dcfast import cli
 from dcfast.filters import compile_filter
 from dcfast.run.acquisition import Acquisition, acquire_words, plan_acquisition
 from dcfast.run.workflow import main
+from dcfast.rundir.layout import filter_as_asked
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import sha256_file
 from dcfast.uids.sets import load_subset
@@ -86,13 +87,34 @@ def test_one_command_goes_from_a_hub_to_a_report(
     assert report["acquired"]["causes"] == {"gone": 3}
     assert report["acquired"]["listed"] == ROWS
     assert report["acquired"]["chosen_by"] == "clip_score(l14, fraction=0.5) & words >= 4"
-    assert "What came from the net" in (out / "report.html").read_text()
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["filter_as_asked"] == report["filter"]["as_asked"] == report["acquired"]["chosen_by"]
+    page = (out / "report.html").read_text()
+    assert "What came from the net" in page
+    assert "Filter: </span>clip_score(l14, fraction=0.5) &amp; words &gt;= 4</code>" in page
     assert report["fates"]["kept"] == len(load_subset(out / "subset.npy")) == 13
     before = {path: sha256_file(path) for path in sorted((pool / "shards").iterdir())}
     asked, fetched = len(web.requests), len(hub.log)
     assert main(command) == 0
     assert (len(web.requests), len(hub.log)) == (asked, fetched)
     assert {path: sha256_file(path) for path in sorted((pool / "shards").iterdir())} == before
+
+
+CHOSEN = 'uids("/a b/acquire/choice/subset_metadata.npy")'
+
+
+@pytest.mark.parametrize(
+    ("expression", "chosen_by", "asked"),
+    [
+        (CHOSEN, "words >= 4", "words >= 4"),
+        (f"~contaminated & {CHOSEN}", "english | words >= 4", "~contaminated & (english | words >= 4)"),
+        ('uids("/mine/subset_metadata.npy")', "words >= 4", None),
+        (CHOSEN, "", None),
+        (None, "words >= 4", None),
+    ],
+)
+def test_the_filter_that_was_asked_for(expression: str | None, chosen_by: str, asked: str | None) -> None:
+    assert filter_as_asked(expression, chosen_by) == asked
 
 
 @pytest.mark.long

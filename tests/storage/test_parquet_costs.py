@@ -25,6 +25,7 @@ BATCH, PAGE = 1 << 20, 1 << 19
 PATHS = {
     "index/metadata.py": "batches: open_metadata, for all that follows",
     "acquire/rows.py": "batches: the rows of a shard of a list",
+    "acquire/retry.py": "batches: keys of rows that are fetched again, which the command wrote",
     "acquire/lists.py": "batches: a list that is written anew under other names of columns",
     "features/metadata.py": "batches: rows located, and written anew with scores",
     "report/facts/metadata_rows.py": "batches: some rows for the report",

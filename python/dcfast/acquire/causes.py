@@ -47,7 +47,9 @@ CAUSES: dict[str, Cause] = {
     "hash_mismatch": Cause(FAILED_DOWNLOAD, False, False, "another SHA-256 than the list has (--verify-sha256)"),
     "unforeseen": Cause(FAILED_DOWNLOAD, False, True, "an error that dcfast did not foresee: its message says which"),
     "undecodable": Cause(FAILED_RESIZE, False, False, "cannot be decoded"),
-    "too_many_pixels": Cause(FAILED_RESIZE, False, False, "more pixels than are decoded"),
+    "too_many_pixels": Cause(
+        FAILED_RESIZE, False, False, "more pixels than --max-pixels, or than are decoded of its kind"
+    ),
     "by_rule": Cause(FAILED_RESIZE, False, False, "too small, too large, or too long and thin, by the options"),
     "bad_boxes": Cause(FAILED_RESIZE, False, False, "its face boxes are no boxes, so that nothing could be blurred"),
 }
@@ -55,6 +57,18 @@ CAUSES: dict[str, Cause] = {
 
 RETRIED_BY_DEFAULT = tuple(name for name, cause in CAUSES.items() if cause.later)
 """What ``--retry later`` stands for."""
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+
+
+def cause_of_status(status: int, *, asks_for_patience: bool) -> str:
+    """Which cause an HTTP status is that brings no image; ``asks_for_patience``: it came with ``Retry-After``."""
+    if status in (401, 403, 407) or status >= 600:  # as some answer whom they take for a machine
+        return "refused"
+    if status == 429 or (status == 503 and asks_for_patience):
+        return "throttled"
+    if status >= 500 or status in (408, 425):
+        return "server_error"
+    return "redirects" if status in REDIRECTS else "gone"
 
 
 class FetchError(Exception):

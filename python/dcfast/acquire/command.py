@@ -45,11 +45,13 @@ def _main(arguments: argparse.Namespace) -> int:
         say("note: without --contact webmasters cannot reach you; give a mail address or a URL", error=True)
     summary = acquire_pool(options, web, image, say=(lambda line: None) if options.quiet else partial(say, error=True))
     lines = [] if summary is None else summary.lines
-    say("\n".join([*lines, f"pool: {options.out}", *_next(options)]))
+    say("\n".join([*lines, f"pool: {options.out}", *_next(options, image)]))
     return LOST if summary is not None and summary.rows and not summary.successes else DONE
 
 
-def _next(options: AcquireOptions) -> list[str]:
+def _next(options: AcquireOptions, image: ImageOptions) -> list[str]:
+    if options.images and image.output_format != "webdataset":
+        return []  # a run takes tars
     pool = shlex.quote(options.out)
     scale = f" --scale {options.scale}" if options.scale in ("small", "medium", "large", "xlarge") else ""
     return [f"next: dcfast run{scale} --pool {pool} --evalsets DIR --out runs/mine"]

@@ -15,6 +15,7 @@ from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
 from dcfast.acquire.members import make_member
 from dcfast.acquire.memory import connections_at_once, keep_small_blocks
 from dcfast.acquire.options import ImageOptions, WebOptions
+from dcfast.acquire.redirects import Moved, Trail
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
 from dcfast.acquire.stats import Live
@@ -73,6 +74,8 @@ class _Work:
         self._slots = asyncio.Semaphore(connections_at_once(options.connections))
         self._attempts: defaultdict[int, int] = defaultdict(int)
         self._seconds: defaultdict[int, float] = defaultdict(float)
+        self._trails: dict[int, Trail] = {}
+        """Rows that a redirect has led to another host, whose turn they wait for."""
         self._last: dict[int, FetchError] = {}
         """Why the last attempt of a row that is put off failed."""
 
@@ -106,9 +109,12 @@ class _Work:
         began = time.monotonic()
         failure: FetchError | None = None
         was_down = self._turns.is_down(host)
-        last = host  # that answered in the end, or did not
         try:
-            last = await self._get(row, host, began)
+            await self._get(row, host, began)
+        except Moved as moved:
+            self._trails[row.number] = moved.trail
+            self._seconds[row.number] += time.monotonic() - began
+            self._turns.moved(row.number, moved.host)
         except FetchError as error:
             failure = error.fresh()  # its frames would hold this one, which holds it, and the body, until gc finds them
         except MemoryError:
@@ -120,31 +126,31 @@ class _Work:
         finally:
             self._slots.release()
         if failure is not None:
-            last = host_of(failure.final_url) or host
             self._seconds[row.number] += time.monotonic() - began
             self._failed(row, host, failure)
-        # what a server answered is no failure of its connection, and none of whoever led there
+        # what a server answered is no failure of its connection
         failed = failure is not None and failure.cause in (*_CONNECTION, "host_down")
-        if last != host and not was_down:
-            self._turns.met(last, failed=failed)
-        self._turns.done(host, failed=was_down or (failed and last == host))
+        self._turns.done(host, failed=was_down or failed)
 
-    async def _get(self, row: Row, host: str, began: float) -> str:
-        """An attempt; the host of the answer. FetchError: why there is none."""
+    async def _get(self, row: Row, host: str, began: float) -> None:
+        """An attempt, or what is left of one after a redirect. FetchError: there is no image.   Moved: there may be one
+        at another host."""
+        trail = self._trails.pop(row.number, None)
         if row.problem:
             raise FetchError("bad_row", row.problem)
         if self._turns.is_down(host):
             message = f"{host} failed {self._options.host_failures} times in a row"
-            raise self._last.pop(row.number, None) or FetchError("host_down", message)
-        self._attempts[row.number] += 1
-        async with self._web.fetch(row.url, self._turns) as answer:
+            raise self._last.pop(row.number, None) or FetchError(
+                "host_down", message, final_url="" if trail is None else str(trail.url)
+            )
+        self._attempts[row.number] += trail is None
+        async with self._web.fetch(row.url, self._turns, trail) as answer:
             async with self._decoders:  # the threads are asyncio's own
                 make = make_apart if row.number in self._spool.suspects else make_member
                 self._spool.decoding(row.number)
                 fetched, data = await asyncio.to_thread(make, row, answer, self._image)
             self._seconds[row.number] += time.monotonic() - began
             self._add(row, fetched, data)
-            return answer.place
 
     def _failed(self, row: Row, host: str, failure: FetchError) -> None:
         attempt, options, asked = self._attempts[row.number], self._options, failure.retry_after
@@ -154,7 +160,7 @@ class _Work:
         if may_help and not self._turns.is_down(host):
             pause = max(options.backoff * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS), asked or 0.0)
             self._last[row.number] = failure
-            self._turns.again(row.number, host, min(pause, options.max_wait))
+            self._turns.again(row.number, host_of(row.url), min(pause, options.max_wait))
             return
         fetched = Fetched(
             number=row.number,

@@ -6,21 +6,30 @@ Rows stand in the order of their keys, and nothing in tar and sidecar depends on
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast._core import reshard as core_reshard
 from dcfast.acquire.causes import FAILED_DOWNLOAD, FAILED_RESIZE, SUCCESS
+from dcfast.acquire.options import ImageOptions
 from dcfast.acquire.rows import Row
 from dcfast.acquire.spool import Fetched, Spool
 from dcfast.storage.atomic import atomic_path, write_bytes
+from dcfast.storage.whole import FULL, full_disk
+from dcfast.storage.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK, RECORD = 512, 10_240
+IMAGES_AT_ONCE = 100
+"""Rows of a row group of a parquet file with images."""
+_ROWS_AT_ONCE = 1024
+_FILES_A_SAMPLE = 3
 MOST_STATUSES = 1000
 """Different texts in ``status_dict``; the rarer ones are counted together."""
 OTHERS = "others"
@@ -33,6 +42,25 @@ def shard_paths(out: Path, shard: int) -> tuple[Path, Path, Path, Path]:
     folder, name = out / "shards", f"{shard:08d}"
     stats = folder / f"{name}_stats.json"
     return folder / f"{name}.tar", folder / f"{name}.parquet", stats, out / OUTCOMES / f"{name}.parquet"
+
+
+def data_path(out: Path, shard: int, output_format: str) -> Path:
+    """Where the images of a shard are: a tar, a folder, or the sidecar itself."""
+    tar, sidecar, _, _ = shard_paths(out, shard)
+    return {"webdataset": tar, "files": tar.with_suffix(""), "parquet": sidecar}[output_format]
+
+
+def marked_files(out: Path, shard: int, output_format: str) -> list[Path]:
+    """The files of a shard by whose sizes it is known to be whole. Of a folder, that differs from disk to disk."""
+    return list(shard_paths(out, shard))[output_format != "webdataset" :]
+
+
+def has_images(out: Path, shard: int, output_format: str, successes: int) -> bool:
+    """Whether a shard whose ``marked_files`` are there has its images, too: of a folder, files are counted."""
+    if output_format != "files":
+        return True
+    folder = data_path(out, shard, output_format)
+    return folder.is_dir() and len(os.listdir(folder)) == _FILES_A_SAMPLE * successes
 
 
 def sample_json(row: Row, fetched: Fetched, *, has_uid: bool, has_boxes: bool) -> dict[str, object]:
@@ -55,34 +83,48 @@ def sample_json(row: Row, fetched: Fetched, *, has_uid: bool, has_boxes: bool) -
 
 
 def write_shard(
-    paths: tuple[Path, Path, Path, Path], rows: Sequence[Row], spool: Spool, schema: pa.Schema, ext: str
+    out: Path, shard: int, rows: Sequence[Row], spool: Spool, schema: pa.Schema, options: ImageOptions
 ) -> None:
-    """Writes tar, sidecar and outcomes of rows that all stand in a spool. Memory: an image, and the rows."""
-    tar, sidecar, _, outcomes = paths
-    has_uid, has_boxes = "uid" in schema.names, "face_bboxes" in schema.names
-    with atomic_path(tar) as temporary, open(temporary, "wb", buffering=1 << 20) as file:
+    """Writes images, sidecar and outcomes of rows that all stand in a spool. Memory: some images, and the rows' texts.
+
+    OSError: a full disk.
+    """
+    found = [(row, spool.fetched[row.number][0]) for row in rows]
+    data, sidecar = data_path(out, shard, options.output_format), shard_paths(out, shard)[1]
+    ext = options.encode_format
+    if options.output_format == "webdataset":
+        _write_tar(data, _members(found, spool, schema, ext))
+    elif options.output_format == "files":
+        _write_folder(data, _members(found, spool, schema, ext))
+    _write_sidecar(sidecar, found, schema, (ext, spool) if options.output_format == "parquet" else None)
+    _write_outcomes(shard_paths(out, shard)[3], found)
+
+
+def _members(
+    found: Sequence[tuple[Row, Fetched]], spool: Spool, schema: pa.Schema, ext: str
+) -> Iterator[tuple[str, bytes]]:
+    fields_of = _fields(schema)
+    for row, fetched in found:
+        if fetched.status == SUCCESS:
+            yield f"{row.key}.{ext}", spool.image(row.number)
+            yield f"{row.key}.json", _indented(fields_of(row, fetched))
+            yield f"{row.key}.txt", (row.caption or "").encode("utf-8", "replace")
+
+
+def _fields(schema: pa.Schema) -> Callable[[Row, Fetched], dict[str, object]]:
+    """``sample_json`` of the columns that a list has."""
+    return partial(sample_json, has_uid="uid" in schema.names, has_boxes="face_bboxes" in schema.names)
+
+
+def _write_tar(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb", buffering=1 << 20) as file:
         size = 0
-        for name, data in _members(rows, spool, ext, has_uid=has_uid, has_boxes=has_boxes):
+        for name, data in members:
             header = core_reshard.tar_member_header(name, len(data))
             padding = bytes(-len(data) % BLOCK)
             file.write(header + data + padding)
             size += len(header) + len(data) + len(padding)
         file.write(bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD))
-    found = [(row, spool.fetched[row.number][0]) for row in rows]
-    _write_sidecar(sidecar, found, schema)
-    _write_outcomes(outcomes, found)
-
-
-def _members(
-    rows: Sequence[Row], spool: Spool, ext: str, *, has_uid: bool, has_boxes: bool
-) -> Iterator[tuple[str, bytes]]:
-    for row in rows:
-        fetched = spool.fetched[row.number][0]
-        if fetched.status == SUCCESS:
-            fields = sample_json(row, fetched, has_uid=has_uid, has_boxes=has_boxes)
-            yield f"{row.key}.{ext}", spool.image(row.number)
-            yield f"{row.key}.json", _indented(fields)
-            yield f"{row.key}.txt", (row.caption or "").encode("utf-8", "replace")
 
 
 def _indented(fields: dict[str, object]) -> bytes:
@@ -96,25 +138,61 @@ def _indented(fields: dict[str, object]) -> bytes:
     ).encode()
 
 
-def _write_sidecar(path: Path, found: Sequence[tuple[Row, Fetched]], schema: pa.Schema) -> None:
-    """All rows, failures too, under img2dataset's names and types."""
+def _write_folder(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
+    """A file a member, in a folder that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(path) as folder:
+        try:
+            for name, data in members:
+                (folder / name).write_bytes(data)
+        except OSError as error:
+            if error.errno in FULL:
+                raise full_disk(error.errno, str(path)) from error
+            raise
+        os.sync()  # at once, of files by the ten thousand
+
+
+def _write_sidecar(
+    path: Path, found: Sequence[tuple[Row, Fetched]], schema: pa.Schema, images: tuple[str, Spool] | None
+) -> None:
+    """All rows, failures too, under img2dataset's names and types; ``images``: with a column of that name, of these.
+
+    One row group; with images, as img2dataset has it, one for each ``IMAGES_AT_ONCE`` rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    has_uid, has_boxes = "uid" in schema.names, "face_bboxes" in schema.names
     kinds: dict[str, pa.DataType] = dict.fromkeys(
-        ("caption", "url", "key", "status", "error_message", "exif", "sha256"), pa.string()
+        ("uid", "caption", "url", "key", "status", "error_message", "exif", "sha256"), pa.string()
     )
     kinds |= dict.fromkeys(("width", "height", "original_width", "original_height"), pa.int32())
-    if has_uid:
-        kinds["uid"] = pa.string()
-    if has_boxes:
+    if "face_bboxes" in schema.names:
         kinds["face_bboxes"] = schema.field("face_bboxes").type
-    records = [sample_json(row, fetched, has_uid=has_uid, has_boxes=has_boxes) for row, fetched in found]
-    names = list(sample_json(_NO_ROW, _NO_RESULT, has_uid=has_uid, has_boxes=has_boxes))
-    table = pa.Table.from_pylist(records, schema=pa.schema([(name, kinds[name]) for name in names]))
+    fields_of = _fields(schema)
+    names = pa.schema([(name, kinds[name]) for name in fields_of(_NO_ROW, _NO_RESULT)])
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        if images is None:
+            pq.write_table(_table(found, fields_of, names), temporary)
+            return
+        ext, spool = images
+        with pq.ParquetWriter(temporary, names.append(pa.field(ext, pa.binary()))) as writer:
+            for first in range(0, max(1, len(found)), IMAGES_AT_ONCE):
+                part = found[first : first + IMAGES_AT_ONCE]
+                data = [spool.image(row.number) if one.status == SUCCESS else None for row, one in part]
+                writer.write_table(_table(part, fields_of, names).append_column(ext, pa.array(data, pa.binary())))
+
+
+def _table(
+    found: Sequence[tuple[Row, Fetched]], record_of: Callable[[Row, Fetched], dict[str, object]], schema: pa.Schema
+) -> pa.Table:
+    """A table of a record a row. Memory: the table, and the records of ``_ROWS_AT_ONCE`` rows."""
+    import pyarrow as pa
+
+    parts = [
+        pa.Table.from_pylist([record_of(*one) for one in found[first : first + _ROWS_AT_ONCE]], schema=schema)
+        for first in range(0, len(found), _ROWS_AT_ONCE)
+    ]
+    return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
 _NO_ROW = Row(0, "", None, None, None, None, None)
@@ -129,29 +207,29 @@ def _write_outcomes(path: Path, found: Sequence[tuple[Row, Fetched]]) -> None:
     texts = dict.fromkeys(("key", "uid", "url", "status", "cause", "error_message", "final_url"), pa.string())
     numbers = {"row": pa.int64(), "attempts": pa.int32(), "http_status": pa.int32(), "bytes": pa.int64()}
     rest = {"seconds": pa.float32(), "sha256": pa.string(), "expected_sha256": pa.string(), "drifted": pa.bool_()}
-    records = [
-        {
-            "key": row.key,
-            "uid": row.uid,
-            "url": row.url,
-            "status": fetched.status,
-            "cause": fetched.cause,
-            "error_message": fetched.message,
-            "final_url": fetched.final_url if fetched.final_url != row.url else None,
-            "row": row.number,
-            "attempts": fetched.attempts,
-            "http_status": fetched.http_status or None,
-            "bytes": fetched.size,
-            "seconds": fetched.seconds,
-            "sha256": fetched.sha256,
-            "expected_sha256": row.sha256,
-            "drifted": has_drifted(row, fetched),
-        }
-        for row, fetched in found
-    ]
-    table = pa.Table.from_pylist(records, schema=pa.schema([*texts.items(), *numbers.items(), *rest.items()]))
+    schema = pa.schema([*texts.items(), *numbers.items(), *rest.items()])
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(_table(found, _outcome, schema), temporary, compression="zstd")
+
+
+def _outcome(row: Row, fetched: Fetched) -> dict[str, object]:
+    return {
+        "key": row.key,
+        "uid": row.uid,
+        "url": row.url,
+        "status": fetched.status,
+        "cause": fetched.cause,
+        "error_message": fetched.message,
+        "final_url": fetched.final_url if fetched.final_url != row.url else None,
+        "row": row.number,
+        "attempts": fetched.attempts,
+        "http_status": fetched.http_status or None,
+        "bytes": fetched.size,
+        "seconds": fetched.seconds,
+        "sha256": fetched.sha256,
+        "expected_sha256": row.sha256,
+        "drifted": has_drifted(row, fetched),
+    }
 
 
 def has_drifted(row: Row, fetched: Fetched) -> bool | None:

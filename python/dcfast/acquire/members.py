@@ -35,7 +35,7 @@ def make_member(row: Row, answer: Answer, options: ImageOptions) -> tuple[Fetche
     got = Fetched(
         number=row.number,
         status=SUCCESS,
-        final_url=answer.final_url,
+        final_url=row.url if answer.final_url == row.url else answer.final_url,  # one text, not two
         http_status=answer.http_status,
         size=len(answer.data),
         sha256=sha256,
@@ -69,6 +69,7 @@ def _resized(row: Row, data: bytes, options: ImageOptions) -> Resized:
         how=options.resize,
         min_size=options.min_image_size,
         max_aspect=options.max_aspect_ratio or math.inf,
+        max_pixels=options.max_pixels,
     )
     try:
         with nullcontext() if 0 < pixels_of(data) <= _LARGE_PIXELS else _one_large:

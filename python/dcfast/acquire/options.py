@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 
 from dcfast import __version__
 from dcfast.engine import ENGINES
+from dcfast.images.costs import MAX_PIXELS
 from dcfast.process.options import option
 from dcfast.storage.paths import path_argument
 
@@ -18,6 +19,7 @@ DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 """Of ``X-Robots-Tag``, those that forbid the use of an image, as img2dataset has them."""
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 ENCODE_FORMATS = ("jpg", "png", "webp")
+OUTPUT_FORMATS = ("webdataset", "files", "parquet")
 QUALITY, COMPRESSION, MOST_COMPRESSION = 95, 6, 9
 _SERVER = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:]+)):(\d{1,5})")
 _CONTACT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,199}")
@@ -128,6 +130,12 @@ class ImageOptions:
     image_size: int = option(512, "pixels of a side, see --resize-mode", least=1, most=65_500)
     resize_mode: str = option("keep_ratio_largest", "as img2dataset's", choices=RESIZE_MODES)
     enlarge: bool = option(False, "also enlarge images that are smaller")
+    output_format: str = option(
+        "webdataset",
+        "of a shard, as img2dataset has them: a tar, which a run takes; a folder of files; or a parquet file with the "
+        "images in a column",
+        choices=OUTPUT_FORMATS,
+    )
     encode_format: str = option("jpg", "of the members", choices=ENCODE_FORMATS)
     quality: int | None = option(
         None,
@@ -145,6 +153,12 @@ class ImageOptions:
     blur: bool = option(True, "leave faces as they are", flags=("--no-blur",))
     min_image_size: int = option(0, "pixels of the shorter side that an image must have", least=0)
     max_aspect_ratio: float = option(0.0, "of longer to shorter side; 0 for no limit", least=0)
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "of an image as it came; kinds that take long to decode have bounds of their own",
+        least=1,
+        most=MAX_PIXELS,
+    )
     verify_sha256: bool = option(False, "refuse an image whose SHA-256 is not the list's; else drift is written down")
 
     @property
@@ -152,6 +166,16 @@ class ImageOptions:
         """``quality``, or what is usual of the format."""
         usual = COMPRESSION if self.encode_format == "png" else QUALITY
         return usual if self.quality is None else self.quality
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What tells these options from others. Those that came later are left out where they are as usual, so that a
+        pool that was begun without them is gone on with."""
+        usual = ImageOptions()
+        later = ("output_format", "max_pixels")
+        return {
+            name: value for name, value in asdict(self).items() if name not in later or value != getattr(usual, name)
+        }
 
     def check(self) -> None:
         """ValueError: options that do not go together."""

@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcfast.acquire.files import shard_paths
 from dcfast.acquire.rows import NEEDED, RowRange
-from dcfast.errors import PoolError, RunError
+from dcfast.errors import PoolError
 from dcfast.index.metadata import METADATA, column_matches, metadata_schema, open_metadata
 from dcfast.storage.inputs import open_input
 from dcfast.storage.parquet import ParquetFile
-from dcfast.storage.records import Count, Record, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_SHARDS = 10**8
 _FOOTER_BYTES = 64 << 10
-_REMOVE = "remove the shard, and it is fetched again"
 _STATS = re.compile(r"(\d{8,})_stats\.json")
-_TAR = re.compile(r"(\d{8,})\.tar")
+_SHARD = re.compile(r"(\d{8,})(?:\.tar|\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,10 @@ class Plan:
             for first in range(0, file.rows, self.shard_size):
                 yield ShardRows(shard, file.name, first, min(self.shard_size, file.rows - first))
                 shard += 1
+
+    def rows_of(self, folder: Path, one: ShardRows, subset: str | None = None) -> RowRange:
+        """Where the rows of a shard stand; ``folder``: of the lists."""
+        return RowRange(str(folder / one.name), one.first, one.count, one.shard, self.shard_size, self.uid_from, subset)
 
     @property
     def digest(self) -> str:
@@ -168,17 +169,9 @@ def _may_have_boxes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_null(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-class ForeignStats(Record):
-    """``_stats.json`` of img2dataset's; ours has a field of its own."""
-
-    count: Count
-    successes: Count
-    dcfast: object = None
-
-
 def shard_numbers(out: Path) -> list[int]:
-    """The numbers of the tars of a pool, sorted."""
-    return _numbers(out, _TAR)
+    """The numbers of the shards of a pool, whatever there is of them, sorted."""
+    return _numbers(out, _SHARD)
 
 
 def has_statistics(out: Path) -> bool:
@@ -186,53 +179,7 @@ def has_statistics(out: Path) -> bool:
     return bool(_numbers(out, _STATS))
 
 
-def own_shard(out: Path, numbers: Sequence[int]) -> Path | None:
-    """The first or the last tar of these that this tool made whole; None where another did."""
-    for number in {*numbers[:1], *numbers[-1:]}:
-        tar, _, stats, _ = shard_paths(out, number)
-        if stats.exists() and read_record(stats, ForeignStats, advice=_REMOVE).dcfast is not None:
-            return tar
-    return None
-
-
 def _numbers(out: Path, pattern: re.Pattern[str]) -> list[int]:
     folder = out / "shards"
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
-
-
-def foreign_shard(out: Path, metadata: Path, plan: Plan, rows: ShardRows) -> ForeignStats | None:
-    """What a shard has that another tool made whole, with the keys and URLs that it would have here; None: there is
-    none.
-
-    RunError: it has others: its lists, their order or the shard size were different.
-    """
-    tar, sidecar, stats, _ = shard_paths(out, rows.shard)
-    if not stats.exists():
-        return None
-    counts = read_record(stats, ForeignStats, advice=_REMOVE)
-    if counts.dcfast is not None:  # of ours, before its marker was written
-        return None
-    if not tar.is_file():
-        raise RunError(
-            f"{tar} is missing, though {stats.name} is there: bring it back, or remove both, and it is fetched"
-        )
-    try:
-        with ParquetFile(sidecar, METADATA) as file:
-            lacking = [name for name in ("key", "url") if file.schema.names.count(name) != 1]
-            if lacking:
-                raise RunError(f"{sidecar} has no column {lacking[0]}: no tool that is known made it. Move it away")
-            theirs = file.read(["key", "url"])
-    except FileNotFoundError:
-        raise RunError(f"{sidecar} is missing, though {stats.name} is there; remove both, and it is fetched") from None
-    table = str(metadata / rows.name)
-    ours = RowRange(table, rows.first, rows.count, rows.shard, plan.shard_size, plan.uid_from, None).read()[1]
-    expected = {row.key: row.url for row in ours}
-    found = dict(zip(theirs["key"].to_pylist(), theirs["url"].to_pylist(), strict=True))
-    if found != expected:
-        wrong = next((key for key in found if expected.get(key, "") != found[key]), "a key that lacks")
-        raise RunError(
-            f"{sidecar} was made of other lists, in another order, or with another shard size: {wrong}. The ids of new "
-            "shards would not agree with its; give another --out, or the lists and --shard-size that it was made with"
-        )
-    return counts
+    return sorted({int(match[1]) for name in names if (match := pattern.fullmatch(name))})

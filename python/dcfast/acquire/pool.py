@@ -5,26 +5,17 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from dcfast.acquire.files import OUTCOMES, shard_paths
+from dcfast.acquire.files import OUTCOMES, has_images, marked_files
+from dcfast.acquire.foreign import UNTOLD, foreign_shard, own_shard
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
-from dcfast.acquire.plan import (
-    Plan,
-    ShardRows,
-    check_hashes,
-    foreign_shard,
-    has_statistics,
-    own_shard,
-    plan_of,
-    shard_numbers,
-)
+from dcfast.acquire.plan import Plan, ShardRows, check_hashes, has_statistics, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
-from dcfast.acquire.retry import ROUNDS, Round, plan_round, retried_causes
+from dcfast.acquire.retry import ROUNDS, Round, plan_round, read_rounds, retried_causes
 from dcfast.acquire.shard import STATE, fetch_shard, spool_path, subset_file, web_file
 from dcfast.acquire.stats import ShardStats
 from dcfast.acquire.summary import ACQUIRED, AcquireSummary, Sum
@@ -40,6 +31,7 @@ from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.storage.records import Record, plain, read_record
+from dcfast.storage.whole_folder import mend_folders
 from dcfast.uids import load_subset
 
 SETTINGS = f"{STATE}/settings.json"
@@ -93,6 +85,7 @@ def acquire_pool(
     with not_left_empty(out), locked(make_directory(out, "--out") / LOCK_NAME, busy):
         remove_leftovers(out, below=False)
         for folder in (LISTS, "shards", OUTCOMES, STATE):  # a run may be at work in another folder of the pool
+            mend_folders(out / folder)
             remove_leftovers(out / folder)
         metadata = take_lists(options, out, say, is_begun=(out / SETTINGS).exists())
         plan = plan_of(metadata, list_parquet(metadata), options.shard_size)
@@ -128,11 +121,7 @@ def _check(options: AcquireOptions, image: ImageOptions) -> None:
 
 def _identity(options: AcquireOptions, plan: Plan, image: ImageOptions) -> _Identity:
     subset = None if options.subset is None else sha256_file(options.subset)
-    return _Identity(plan.digest, subset, _plain_image(image))
-
-
-def _plain_image(image: ImageOptions) -> dict[str, object]:
-    return asdict(image)
+    return _Identity(plan.digest, subset, image.identity)
 
 
 def _claim(out: Path, identity: _Identity) -> None:
@@ -146,7 +135,9 @@ def _claim(out: Path, identity: _Identity) -> None:
         return
     changed = [name for name in ("lists", "subset") if getattr(before, name) != getattr(identity, name)]
     changed += [
-        f"--{name.replace('_', '-')}" for name in identity.image if before.image.get(name) != identity.image[name]
+        f"--{name.replace('_', '-')}"
+        for name in dict.fromkeys([*identity.image, *before.image])
+        if before.image.get(name) != identity.image.get(name)
     ]
     raise RunError(
         f"--out {out} was begun otherwise: {', '.join(changed)} differ; shards of both would be mixed. Choose another "
@@ -169,12 +160,13 @@ class _Acquisition:
         self._options, self._image, self._out = options, image, out
         self._metadata, self._plan, self._say = metadata, plan, say
         self._sum = Sum()
+        self._rounds = read_rounds(out)
         self._progress: RowProgress
 
     def do(self, chosen_by: str) -> AcquireSummary:
         """All of it: the lists' shards, rounds that were begun, and one that is asked for."""
         options, out, plan = self._options, self._out, self._plan
-        rounds = read_record(out / ROUNDS, list[Round]) if (out / ROUNDS).exists() else []
+        rounds = self._rounds
         self._refuse_strangers(rounds)
         with open_engine(options.engine, options.workers, options.ray_address) as engine:
             self._fetch(engine, "acquire/shards", plan.shards(), plan.rows, is_retry=False)
@@ -189,7 +181,7 @@ class _Acquisition:
         return summary
 
     def _refuse_strangers(self, rounds: Sequence[Round]) -> None:
-        """RunError where tars lie in the pool that no shard of ours may replace."""
+        """RunError where shards lie in the pool that no shard of ours may replace."""
         end = max([self._plan.num_shards, *(one.shard + 1 for a_round in rounds for one in a_round.shards())])
         numbers = shard_numbers(self._out)
         if numbers and numbers[-1] >= end:
@@ -205,16 +197,17 @@ class _Acquisition:
             )
         if numbers and not is_begun and not has_statistics(self._out):
             raise RunError(
-                f"{self._out / 'shards'} holds {len(numbers):,} tars that no acquisition made (they have no "
+                f"{self._out / 'shards'} holds {len(numbers):,} shards that no acquisition made (they have no "
                 "*_stats.json): they would be written over. Choose another --out"
             )
 
     def _retry(self, engine: Engine, rounds: list[Round]) -> None:
         causes = retried_causes(self._options.retry or ())
-        numbers = (rows.shard for rows in self._plan.shards())
-        found = plan_round(self._out, causes, numbers, rounds, self._plan.shard_size)
+        shards = (self._plan.rows_of(self._metadata, one, self._options.subset) for one in self._plan.shards())
+        found = plan_round(self._out, causes, shards, rounds, self._plan.shard_size)
         if found is None:
-            others = f", but for {self._sum.foreign:,} shards of another tool" if self._sum.foreign else ""
+            untold = self._sum.causes[UNTOLD]
+            others = f"; of {untold:,} the tool that made their shards does not say why they failed" if untold else ""
             self._say(f"no row is left that failed by {', '.join(causes)}{others}")
             return
         write_json(self._out / ROUNDS, plain([*rounds, found]))
@@ -233,6 +226,7 @@ class _Acquisition:
         with self._progress:
             while part := list(islice(shards, SHARDS_AT_ONCE)):
                 waiting = [one for one in part if not self._is_there(one, is_retry=is_retry)]
+                self._tell_of_rounds(waiting)
                 pieces = [self._piece(one, is_retry=is_retry) for one in waiting]
                 was_open = was_open or bool(waiting)
                 self._progress.pieces += len(pieces)
@@ -240,17 +234,28 @@ class _Acquisition:
                     self._took(waiting[number], stats, is_retry=is_retry)
         return was_open
 
+    def _tell_of_rounds(self, waiting: Sequence[ShardRows]) -> None:
+        """Says what shards that are made anew will lack."""
+        rounds = [one for one in self._rounds if any(shard.shard < one.first_shard for shard in waiting)]
+        if rounds:
+            first = rounds[0].first_shard
+            anew = sum(one.shard < rounds[-1].first_shard for one in waiting)
+            self._say(
+                f"shards made anew: {anew:,}; their rows that --retry had fetched again stay in its shards, from "
+                f"{first:08d} on, and are left out of these"
+            )
+
     def _is_there(self, one: ShardRows, *, is_retry: bool) -> bool:
         """Whether a shard is whole: by its marker, or since another tool made it as it would be made here."""
         done = read_marker(self._out, self._piece(one, is_retry=is_retry))
-        if done is not None:
+        if done is not None and has_images(self._out, one.shard, self._image.output_format, done.successes):
             self._took(one, done, is_retry=is_retry)
             return True
-        counts = None if is_retry else foreign_shard(self._out, self._metadata, self._plan, one)
-        if counts is None:
+        theirs = None if is_retry else foreign_shard(self._out, self._plan.rows_of(self._metadata, one), self._image)
+        if theirs is None:
             return False
-        self._sum.add_foreign(counts.count, counts.successes)
-        self._progress.ended_shard(one.count, one.count, counts.successes)
+        self._sum.add_foreign(theirs)
+        self._progress.ended_shard(one.count, one.count, theirs.successes)
         return True
 
     def _took(self, one: ShardRows, stats: ShardStats, *, is_retry: bool) -> None:
@@ -263,10 +268,11 @@ class _Acquisition:
         table = one.name if is_retry else str((self._metadata / one.name).relative_to(self._out))
         # no input by its path and time: what lists and subset are is the claim's, and a pool that was moved, or a list
         # that was touched, would have its images fetched anew, over those that the web has no longer
+        form = self._image.output_format
         made = fetch_shard.piece(
             "acquire/shards",
             f"{one.shard:08d}",
-            outputs=[str(path.relative_to(self._out)) for path in shard_paths(self._out, one.shard)],
+            outputs=[str(path.relative_to(self._out)) for path in marked_files(self._out, one.shard, form)],
             weight=one.count,
         )
         return made(
@@ -278,5 +284,5 @@ class _Acquisition:
             shard_size=self._plan.shard_size,
             uid_from="json" if is_retry else self._plan.uid_from,
             of_subset=self._options.subset is not None and not is_retry,
-            image=_plain_image(self._image),
+            image=self._image.identity,
         )

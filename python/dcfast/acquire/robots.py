@@ -31,6 +31,8 @@ _NO_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _SITE_WIDE = re.compile(r"(?:site-?maps?|host)(?:\s*:|\s)", re.IGNORECASE)
 """Lines that belong to no group."""
 MOST_CRAWL_DELAY = 10.0
+_AGENT = re.compile(r"\*|[a-z][^\s:]*")
+"""Of a header. What has spaces or begins with a digit is part of a date."""
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 Read = Callable[[URL], Awaitable[tuple[int, bytes]]]
@@ -183,18 +185,23 @@ def _lines_of(text: str, agent: str) -> str:
 
 
 def opts_out(headers: Iterable[str], agent: str, directives: Sequence[str]) -> bool:
-    """Whether ``X-Robots-Tag`` headers forbid the use of an image.
+    """Whether ``X-Robots-Tag`` headers forbid the use of an image to an agent.
 
-    A value may begin with an agent and a colon, and is then for that one alone; a colon behind a directive that has a
-    value (``unavailable_after: 25 Jun 2030 15:00:00 PST``) names no agent.
+    Directives stand between commas; semicolons are taken for such. An agent and a colon before one make it and those
+    behind it that agent's alone, until another is named; ``*`` is all of them. ``none`` stands for noindex and
+    nofollow. A directive with a value (``unavailable_after: 25 Jun 2030 15:00:00 PST``) is no agent, and forbids
+    nothing.
     """
     forbidden = {directive.lower() for directive in directives}
+    if "noindex" in forbidden:
+        forbidden |= {"none"}
     for header in headers:
-        head, colon, rest = header.partition(":")
-        if colon and head.strip().lower() not in _WITH_VALUE and "," not in head:
-            if head.strip().lower() != agent.lower():
-                continue
-            header = rest
-        if forbidden & {part.strip().lower() for part in header.split(",")}:
-            return True
+        is_ours = True
+        for part in re.split(r"[,;]", header.lower()):
+            head, colon, rest = part.partition(":")
+            if colon and head.strip() not in _WITH_VALUE and _AGENT.fullmatch(head.strip()):
+                is_ours = head.strip().partition("/")[0] in ("*", agent.lower())
+                part = rest
+            if is_ours and part.strip() in forbidden:
+                return True
     return False

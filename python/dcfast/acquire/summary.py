@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.acquire.causes import CAUSES
+from dcfast.acquire.foreign import UNTOLD, ForeignShard
 from dcfast.acquire.stats import MOST_NAMED, HostStats, ShardStats, most_often
 from dcfast.storage.records import Count, Record, read_record
 
@@ -132,14 +133,13 @@ class Sum:
         if len(self.repeated) > 2 * _MOST_HELD:
             self.repeated = Counter(dict(self.repeated.most_common(_MOST_HELD)))
 
-    def add_foreign(self, rows: int, successes: int) -> None:
-        """A shard of another tool, which says no causes."""
-        self.rows += rows
-        self.successes += successes
+    def add_foreign(self, theirs: ForeignShard) -> None:
+        """A shard of another tool."""
+        self.rows += theirs.rows
+        self.successes += theirs.successes
         self.shards += 1
         self.foreign += 1
-        if rows > successes:
-            self.causes["foreign"] += rows - successes
+        self.causes += theirs.causes
 
     def summary(self, listed: int, resize: str, chosen_by: str) -> AcquireSummary:
         """The record of it."""
@@ -148,7 +148,7 @@ class Sum:
             listed=listed,
             rows=self.rows,
             successes=self.successes,
-            causes={name: self.causes[name] for name in (*CAUSES, "foreign") if self.causes[name]},
+            causes={name: self.causes[name] for name in (*CAUSES, UNTOLD) if self.causes[name]},
             drifted=self.drifted,
             expected=self.expected,
             attempts=self.attempts,

@@ -69,10 +69,21 @@ class Turns:
         place.failures = place.failures + 1 if failed else 0
         self._offer(place)
 
-    def met(self, host: str, *, failed: bool) -> None:
-        """A host that a redirect led to, no row of which was at work, answered, or its connection failed."""
+    def moved(self, row: int, host: str) -> None:
+        """A row that a redirect leads to a host: it comes before those that have not begun.
+
+        The place that it held at another one is given back by ``done``. It holds none while it waits, so that no two
+        hosts wait for each other.
+        """
         place = self._hosts.setdefault(host, _Host(host))
-        place.failures = place.failures + 1 if failed else 0
+        place.rows.appendleft(row)
+        self.waiting += 1
+        self._offer(place)
+
+    def asked(self, host: str) -> None:
+        """A request was made to a host beyond that of a row's turn, as of a redirect to itself."""
+        place = self._hosts.setdefault(host, _Host(host))
+        place.not_before = max(place.not_before, time.monotonic()) + self._between
 
     def is_over(self, host: str) -> bool:
         """Whether none of its rows waits for a turn, so that a connection to it need not be kept."""

@@ -16,16 +16,16 @@ import aiohttp
 from yarl import URL
 
 from dcfast.acquire.addresses import Allowed, parse_url, place_of, refuse_literal
-from dcfast.acquire.causes import FetchError
+from dcfast.acquire.causes import REDIRECTS, FetchError, cause_of_status
 from dcfast.acquire.kinds import refuse_first_bytes, refuse_type
 from dcfast.acquire.memory import Lanes
 from dcfast.acquire.options import AGENT, WebOptions
 from dcfast.acquire.proxies import proxies, proxy_names
+from dcfast.acquire.redirects import Moved, Trail
 from dcfast.acquire.resolver import REMEMBERED_SECONDS, PublicResolver
 from dcfast.acquire.robots import MOST_ROBOTS_BYTES, Robots, opts_out
 
 MOST_REDIRECTS = 10
-REDIRECTS = frozenset((301, 302, 303, 307, 308))
 RATE_SECONDS = 5.0
 """Between two looks at how many bytes a body has brought; half of the deadline where that is shorter."""
 KEPT_SECONDS = 5.0
@@ -47,6 +47,9 @@ class Hosts(Protocol):
     def pause(self, host: str, seconds: float) -> None:
         """No request to a host for some time."""
 
+    def asked(self, host: str) -> None:
+        """A request was made to a host beyond that of a row's turn."""
+
     def is_down(self, host: str) -> bool:
         """Whether it is not to be asked."""
 
@@ -59,7 +62,6 @@ class Answer(NamedTuple):
 
     data: bytes
     final_url: str
-    place: str
     http_status: int
 
 
@@ -79,59 +81,57 @@ class Web:
         self._robots = Robots(AGENT, self._read_robots) if options.robots else None
 
     @asynccontextmanager
-    async def fetch(self, text: str | None, hosts: Hosts) -> AsyncIterator[Answer]:
+    async def fetch(self, text: str | None, hosts: Hosts, trail: Trail | None = None) -> AsyncIterator[Answer]:
         """The answer for a URL; its bytes count as held until the block ends.
 
         Args:
-            hosts: are paused where they want time between requests; redirects to those that are down are not followed.
-        FetchError: why there is none.
+            hosts: are paused where they want time between requests.
+            trail: of a row that was led to another host, and goes on there.
+        FetchError: why there is none.   Moved: it is at another host, to be asked in its turn.
         """
         async with self._lanes.taken() as lane:
-            url = parse_url(text)
-            at = [url]
+            trail = trail or Trail(parse_url(text))
+            began = asyncio.get_running_loop().time()
             try:
-                async with asyncio.timeout(self._options.timeout) as deadline:
-                    yielded = await self._follow(url, at, lane.grow, deadline, hosts)
+                async with asyncio.timeout(self._options.timeout - trail.spent) as deadline:
+                    yielded = await self._follow(trail, lane.grow, deadline, hosts)
             except TimeoutError:
-                raise FetchError("timeout", "<urlopen error timed out>", final_url=str(at[-1])) from None
+                raise FetchError("timeout", "<urlopen error timed out>", final_url=str(trail.url)) from None
+            except Moved:
+                trail.spent += asyncio.get_running_loop().time() - began
+                raise
             except FetchError as error:
-                error.final_url = error.final_url or str(at[-1])
+                error.final_url = error.final_url or str(trail.url)
                 raise
             except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-                raise _failure(error, str(at[-1])) from None
+                raise _failure(error, str(trail.url)) from None
             yield yielded
 
-    async def _follow(
-        self,
-        url: URL,
-        at: list[URL],
-        grow: Grow,
-        deadline: asyncio.Timeout,
-        hosts: Hosts,
-    ) -> Answer:
-        """The answer behind any redirects; ``at`` gets each URL that is asked for."""
-        jar: aiohttp.CookieJar | None = None
-        for _ in range(MOST_REDIRECTS + 1):
-            self._refuse(url)
-            if self._robots is not None and (between := await self._robots.check(url)):
-                for one in {place_of(at[0]), place_of(url)}:
-                    hosts.pause(one, between)
+    async def _follow(self, trail: Trail, grow: Grow, deadline: asyncio.Timeout, hosts: Hosts) -> Answer:
+        """The answer behind any redirects of a host to itself."""
+        while True:
+            place = place_of(trail.url)
+            self._refuse(trail.url)
+            if self._robots is not None and (between := await self._robots.check(trail.url)):
+                hosts.pause(place, between)
             # idle connections to hosts by the thousand would take all open files, and 300 kB each where they are of TLS
-            headers = {"Connection": "close"} if hosts.is_over(place_of(url)) else {}
-            if jar is not None and (cookies := jar.filter_cookies(url)):
-                headers["Cookie"] = "; ".join(f"{name}={cookie.coded_value}" for name, cookie in cookies.items())
-            async with self._get(url, headers) as response:
+            headers = {"Connection": "close"} if hosts.is_over(place) else {}
+            if cookies := trail.cookies:
+                headers["Cookie"] = cookies
+            async with self._get(trail.url, headers) as response:
                 if response.status not in REDIRECTS or "Location" not in response.headers:
-                    return await self._answer(response, url, grow, deadline)
-                if response.cookies:
-                    jar = jar if jar is not None else aiohttp.CookieJar(unsafe=True)
-                    jar.update_cookies(response.cookies, url)
-                target = self._target(url, response)
-            url = target
-            at.append(url)
-            if hosts.is_down(place_of(url)):
-                raise FetchError("host_down", f"redirected to {place_of(url)}, which failed many times in a row")
-        raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
+                    return await self._answer(response, trail.url, grow, deadline)
+                trail.take_cookies(response)
+                trail.url = self._target(trail.url, response)
+            trail.hops += 1
+            if trail.hops > MOST_REDIRECTS:
+                raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects")
+            if place_of(trail.url) != place and trail.may_wait:
+                raise Moved(trail)
+            hosts.asked(place_of(trail.url))
+            if hosts.is_down(place_of(trail.url)):
+                message = f"redirected to {place_of(trail.url)}, which failed many times in a row"
+                raise FetchError("host_down", message)
 
     def _refuse(self, url: URL) -> None:
         refuse_literal(url, self._allowed)
@@ -171,7 +171,7 @@ class Web:
             raise _too_large(self._options.max_bytes, response.status)
         data = await _body(response, self._options, grow, deadline, refuse_first_bytes)
         refuse_first_bytes(data, whole=True)
-        return Answer(data, str(url), place_of(url), response.status)
+        return Answer(data, str(url), response.status)
 
     async def _read_robots(self, url: URL) -> tuple[int, bytes]:
         """The status and text of a robots.txt; redirects are followed, under the limits of any request."""
@@ -217,15 +217,7 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         return
     message = f"{_GONE} {status}: {(response.reason or '')[:100]}"
     after = _seconds(response.headers.get("Retry-After"))
-    cause = "gone"
-    if status in (401, 403, 407) or status >= 600:  # as some answer whom they take for a machine
-        cause = "refused"
-    elif status == 429 or (status == 503 and after is not None):
-        cause = "throttled"
-    elif status >= 500 or status in (408, 425):
-        cause = "server_error"
-    elif status in REDIRECTS:
-        cause = "redirects"
+    cause = cause_of_status(status, asks_for_patience=after is not None)
     raise FetchError(cause, message, http_status=status, retry_after=after)
 
 

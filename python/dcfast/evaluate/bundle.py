@@ -26,13 +26,14 @@ from dcfast import __version__
 from dcfast.errors import CorruptDataError, EvalsetError, RunError
 from dcfast.evaluate.place_set import SetFile
 from dcfast.evaluate.tasks import OWN_TABLE
+from dcfast.hub import LOCK_FILE
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.records import Count, Record, as_record, plain
 
 FORMAT, VERSION = "dcfast-evalsets", 1
-TOP_FILES = (OWN_TABLE,)
+TOP_FILES = (LOCK_FILE, OWN_TABLE)
 """Files beside the sets."""
 MOST_MANIFEST_BYTES = 8 << 20
 _NAME = re.compile(rb"(dcfast-evalsets-([0-9a-f]{64})\.json)\0+")
@@ -63,7 +64,7 @@ class Manifest(Record):
 def check_paths(files: Sequence[BundleFile]) -> str:
     """What is wrong with the files of a manifest, in words; empty where nothing is.
 
-    Allowed are ``tasks.json``, ``wds_NAME_test/FILE`` and ``wds_NAME_test/test/FILE``, in order
+    Allowed are ``TOP_FILES``, ``wds_NAME_test/FILE`` and ``wds_NAME_test/test/FILE``, in order
     and each once; no name is hidden, or one that a terminal would obey.
     """
     before = ""

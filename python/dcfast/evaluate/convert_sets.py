@@ -25,7 +25,6 @@ from dcfast.evaluate.place_set import (
     differing_files,
     read_set_record,
     sets_home,
-    staged,
     text_files,
     write_set_record,
 )
@@ -40,6 +39,7 @@ from dcfast.storage.listing import list_tars
 from dcfast.storage.paths import absolute, path_argument
 from dcfast.storage.records import Count, Record
 from dcfast.storage.whole import FULL
+from dcfast.storage.whole_folder import whole_folder
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class _Conversion:
                 return
             check = check_set(task, folder, threads=len(os.sched_getaffinity(0)))
             refuse_damage(folder, check.damage)
-            with staged(target) as staging:
+            with whole_folder(target) as staging:
                 self._fill(task, folder, staging)
                 write_set_record(staging, state)
         except BAD_SET as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.evalset import CLASS_FILE, PLACEHOLDER, TEMPLATE_FILE, TYPE_FILE, check_evalset
 from dcfast.evaluate.folders import COUNT_FILE
-from dcfast.evaluate.place_set import sets_home, staged
+from dcfast.evaluate.place_set import sets_home
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.importing.account import Account, PassedOver
 from dcfast.importing.fields import CAPTIONS, LABELS
@@ -32,6 +32,7 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Count, Record
+from dcfast.storage.whole_folder import whole_folder
 from dcfast.world.files import write_tar
 
 TEMPLATES = (f"a photo of a {PLACEHOLDER}.", f"a photo of the {PLACEHOLDER}.", f"{PLACEHOLDER}")
@@ -133,7 +134,7 @@ def import_evalset(options: EvalsetOptions) -> EvalsetReport:
     with sets_home(options.out):
         if target.exists() and not options.overwrite:
             raise RunError(f"{target} is there already; choose another --name, or --overwrite to replace it")
-        with staged(target) as staging:
+        with whole_folder(target) as staging:
             pictures = _write(staging, found, labels, account)
             if found.kind == "classification":
                 write_bytes(staging / CLASS_FILE, "".join(f"{text}\n" for text in names).encode())

@@ -5,28 +5,34 @@ without a network, as one file that is refused where a byte of it has changed (`
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import EvalsetError, RunError
-from dcfast.evaluate.bundle import TOP_FILES, BundleFile, open_bundle, write_bundle
+from dcfast.evaluate.bundle import TOP_FILES, Bundle, BundleFile, open_bundle, write_bundle
 from dcfast.evaluate.check_set import check_set
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.place_set import SetFile, check_space, differing_files, file_state, set_files, sets_home, staged
-from dcfast.evaluate.tasks import EvalTask, chosen_tasks
+from dcfast.evaluate.place_set import SetFile, check_space, differing_files, file_state, set_files, sets_home
+from dcfast.evaluate.tasks import OWN_TABLE, EvalTask, chosen_tasks
+from dcfast.evaluate.verify_sets import locked_files, repos_of_sets
+from dcfast.hub import LOCK_FILE
+from dcfast.hub.lock_file import HubLock, LockedRepo, lock_repo
 from dcfast.importing.found import leads_out
 from dcfast.process.options import option
 from dcfast.process.read_ahead import read_ahead
 from dcfast.process.shared_options import SOME_SETS
-from dcfast.storage.atomic import remove_leftovers
+from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.listing import temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty, path_argument
-from dcfast.storage.records import Count, Record
+from dcfast.storage.records import Count, Record, plain
 from dcfast.storage.whole import fsync
+from dcfast.storage.whole_folder import whole_folder
 
 _HASHED_AT_ONCE = 4
 
@@ -89,6 +95,7 @@ def pack_sets(options: PackOptions) -> PackReport:
     tasks = chosen_tasks(home, options.sets)
     _refuse_out(out, [folder for _, folder in tasks], options)
     files = _files_of(home, tasks)
+    locked_repos = repos_of_sets(home, {folder.name for _, folder in tasks})
     total = sum(os.stat(path).st_size for path in files.values())
     check_space(out.parent, total)
     work = Path(f"{out}.parts")
@@ -102,14 +109,36 @@ def pack_sets(options: PackOptions) -> PackReport:
             for (name, path), state in zip(files.items(), states, strict=True):
                 looked[name] = path, state
                 bar.advance(state.size)
+        _refuse_others(home, locked_files(home), {name: state for name, (_, state) in looked.items()})
+        if locked_repos:
+            lock = work / LOCK_FILE
+            write_json(lock, plain(HubLock(repos=locked_repos)))
+            looked[LOCK_FILE] = lock, file_state(lock)
         with show("evalsets/pack", total=total, pieces=len(files)) as bar:
             write_bundle(work / out.name, looked, bar.advance)
         os.replace(work / out.name, out)
         fsync(out.parent)
+        (work / LOCK_FILE).unlink(missing_ok=True)
     (work / LOCK_NAME).unlink(missing_ok=True)
     with suppress(OSError):  # it holds files of somebody's, who had a folder of this name
         work.rmdir()
-    return PackReport([folder.name for _, folder in tasks], len(files), out.stat().st_size)
+    return PackReport([folder.name for _, folder in tasks], len(looked), out.stat().st_size)
+
+
+def _refuse_others(home: Path, locked: Mapping[str, Mapping[str, SetFile]], found: Mapping[str, SetFile]) -> None:
+    """EvalsetError where files of a set that is packed are not those that the lock file names."""
+    packed = {name.partition("/")[0] for name in found}
+    differing = [
+        f"{folder}/{name}"
+        for folder, files in locked.items()
+        for name, state in files.items()
+        if folder in packed and found.get(f"{folder}/{name}") != state
+    ]
+    if differing:
+        raise EvalsetError(
+            f"{home}: not packed, since {', '.join(differing[:5])} {'is' if len(differing) == 1 else 'are'} not as "
+            f"{LOCK_FILE} has it: `dcfast evalsets fetch` gets it again, or choose other sets by --sets"
+        )
 
 
 def _refuse_out(out: Path, folders: Sequence[Path], options: PackOptions) -> None:
@@ -126,7 +155,7 @@ def _refuse_out(out: Path, folders: Sequence[Path], options: PackOptions) -> Non
 
 def _files_of(home: Path, tasks: Sequence[tuple[EvalTask, Path]]) -> dict[str, Path]:
     """Path in the bundle -> file, of sets that are whole. EvalsetError: what is wrong with any of them."""
-    files = {name: home / name for name in TOP_FILES if (home / name).is_file()}
+    files = {name: home / name for name in (OWN_TABLE,) if (home / name).is_file()}
     problems = [f"{name} is a link that leads out of {home}" for name in files if leads_out(os.fspath(home), name)]
     for task, folder in tasks:
         try:
@@ -152,6 +181,7 @@ def unpack_sets(options: UnpackOptions) -> UnpackReport:
         EvalsetError, CorruptDataError: as ``open_bundle``, ``Bundle.take``; what was put in place before stays.
         RunError: a set or table of a name is there and differs (``overwrite`` replaces it); others are at work there.
         OSError: no space; a full disk.
+    What the bundle's lock file says of its sets goes into that of the directory.
     Killed, it goes on with the same command, set by set. Memory: the manifest, and 1 MiB.   Cost: one read of the
     bundle, and one of what is there already.
     """
@@ -161,23 +191,35 @@ def unpack_sets(options: UnpackOptions) -> UnpackReport:
             for name, entries in groupby(bundle.manifest.files, key=lambda file: file.path.partition("/")[0])
         }
         kept = _kept(groups, home, options)
+        locked_repos: dict[str, LockedRepo] = {}
         needed = {name: sum(file.size for file in files) for name, files in groups.items() if name not in kept}
         check_space(home, sum(needed.values()))
         show = Silent if options.quiet else Progress
         with show("evalsets/unpack", total=sum(needed.values()), pieces=len(needed)) as bar:
             for name, entries in groups.items():
-                if name in kept or name in TOP_FILES:
+                if name == LOCK_FILE:
+                    locked_repos = _taken_lock(bundle, entries[0], home, groups.keys())
+                elif name in kept or name in TOP_FILES:
                     for entry in entries:
                         bundle.take(entry, None if name in kept else home / name)
                 else:
-                    with staged(home / name) as staging:
+                    with whole_folder(home / name) as staging:
                         for entry in entries:
                             bundle.take(entry, staging / entry.path.partition("/")[2])
                 bar.advance(needed.get(name, 0))
         bundle.end()
+        for name, repo in locked_repos.items():  # what is in place now is what they say
+            lock_repo(home / LOCK_FILE, name, repo)
         sets = [name for name in groups if name not in TOP_FILES]
         made = [name for name in sets if name not in kept]
         return UnpackReport(made, [name for name in sets if name in kept], bundle.manifest.dcfast)
+
+
+def _taken_lock(bundle: Bundle, entry: BundleFile, home: Path, sets: Collection[str]) -> dict[str, LockedRepo]:
+    """What the lock file of a bundle says of its sets. CorruptDataError: it cannot be read."""
+    with TemporaryDirectory(prefix=temporary_name("lock"), dir=home) as place:
+        bundle.take(entry, Path(place, LOCK_FILE))
+        return repos_of_sets(Path(place), sets)
 
 
 def _kept(groups: dict[str, list[BundleFile]], home: Path, options: UnpackOptions) -> set[str]:
@@ -185,7 +227,7 @@ def _kept(groups: dict[str, list[BundleFile]], home: Path, options: UnpackOption
     kept, differing = set(), []
     for name, entries in groups.items():
         place = home / name
-        if not os.path.lexists(place):
+        if name == LOCK_FILE or not os.path.lexists(place):  # what it says is put beside what is there
             continue
         try:
             if name in TOP_FILES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +22,10 @@ from dcfast.resharding.output import free_bytes
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.inputs import check_input
-from dcfast.storage.listing import temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
 from dcfast.storage.records import Count, Record, plain, read_record
-from dcfast.storage.whole import fsync
+from dcfast.storage.whole_folder import mend_folders
 
 RECORD_FILE = "dcfast_set.json"
 RECORD_VERSION = 1
@@ -51,34 +49,17 @@ class SetRecord(Record):
 
 @contextmanager
 def sets_home(out: str) -> Iterator[Path]:
-    """The directory of ``--out`` for the time of a command that puts sets there; leftovers of killed ones are removed.
+    """The directory of ``--out`` for the time of a command that puts sets there; what killed ones left is mended or
+    removed.
 
     RunError: another is at work there.   OSError: it cannot be made. What was made and is empty goes with an error.
     """
     home = Path(out)
     busy = f"{home}: another import, fetch, convert or unpack is at work there; wait for it"
     with not_left_empty(home), locked(make_directory(home, "--out") / LOCK_NAME, busy):
+        mend_folders(home)
         remove_leftovers(home, below=False)
         yield home
-
-
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` that takes its place when the block ends without error; one that was there is removed
-    then. After an error the old one stays as it was."""
-    staging, old = (target.with_name(temporary_name(name)) for name in (target.name, f"old-{target.name}"))
-    try:
-        staging.mkdir()
-        yield staging
-        if os.path.lexists(target):
-            os.rename(target, old)
-        os.rename(staging, target)
-        fsync(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if old.is_symlink() or old.is_file():
-            old.unlink()
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_space(place: Path, needed: int) -> None:

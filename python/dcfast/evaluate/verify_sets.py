@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcfast.engine.progress import Progress, Silent
 from dcfast.evaluate.check_set import check_set, missing_line
 from dcfast.evaluate.evaluation import BAD_SET
+from dcfast.evaluate.hub import SPLIT
 from dcfast.evaluate.place_set import RECORD_FILE, SetFile, data_files, differing_files, read_set_record
 from dcfast.evaluate.tasks import EvalTask, choose_tasks, find_tasks
 from dcfast.hub import LOCK_FILE, read_lock
+from dcfast.hub.lock_file import LockedRepo
 from dcfast.process.options import option
 from dcfast.process.shared_options import SOME_SETS
 from dcfast.storage.paths import absolute, path_argument
@@ -90,6 +92,14 @@ def locked_files(home: Path) -> dict[str, dict[str, SetFile]]:
         files = {start + repo.local(name): SetFile(file.size, file.sha256) for name, file in repo.files.items()}
         found.setdefault(directory, {}).update(files)
     return found
+
+
+def repos_of_sets(home: Path, sets: Collection[str]) -> dict[str, LockedRepo]:
+    """What the lock file of a directory, if it has one, says of sets. CorruptDataError: it cannot be read."""
+    path = home / LOCK_FILE
+    repos = read_lock(path).repos if path.is_file() else {}
+    folders = {*sets, *(f"{name}/{SPLIT}" for name in sets)}
+    return {name: repo for name, repo in repos.items() if repo.folder in folders}
 
 
 def _verdict(task: EvalTask, folder: Path, locked: Mapping[str, SetFile]) -> Verdict:

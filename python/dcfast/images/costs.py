@@ -23,6 +23,8 @@ MAX_PIXELS = core_images.max_image_pixels
 """What Pillow takes for an attack."""
 MAX_JPEG2000_PIXELS = 1 << 24
 """A precinct or block of a few pixels takes hundreds of bytes of OpenJPEG's memory, and no byte of the file."""
+MAX_SLOW_PIXELS = 1 << 25
+"""Of a GIF or an AVIF that is resized: 15 to 40 ns of processor time each, however few bytes the file has."""
 MAX_PARTS = core_images.max_image_parts
 """Segments of a JPEG before its first scan, chunks of a PNG, values of a tag of TIFF."""
 MAX_READS = 1 << 20

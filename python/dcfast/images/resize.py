@@ -47,7 +47,7 @@ KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Of ``dcfast.images.decode.FORMATS`` what OpenCV reads. AVIF depends on its build."""
 
 MAX_WIDE_PIXELS = 1 << 26
-"""Pixels of a PNG of 16 bits and of an AVIF, which take up to 24 bytes each."""
+"""Pixels of a PNG of 16 bits, which take up to 24 bytes each."""
 
 _LOADING = threading.Lock()
 """OpenCV takes itself out of ``sys.modules`` while it is loaded: another thread would find none."""
@@ -79,6 +79,7 @@ class ResizeOptions:
         min_size: pixels that both sides must have.
         max_area: pixels that an image may have.
         max_aspect: the longer side over the shorter one, at most.
+        max_pixels: that are decoded; more than ``costs.MAX_PIXELS`` never are.
     Raises:
         ValueError: a value is none of these.
     """
@@ -92,6 +93,7 @@ class ResizeOptions:
     min_size: int = 0
     max_area: float = math.inf
     max_aspect: float = math.inf
+    max_pixels: int = costs.MAX_PIXELS
 
     def __post_init__(self) -> None:
         for name, allowed in (("mode", MODES), ("encode_format", tuple(ENCODE_FORMATS)), ("how", HOW)):
@@ -134,7 +136,7 @@ def resize_image(data: bytes | memoryview, options: ResizeOptions, boxes: NDArra
     Example: ``resize_image(bytes(picture), ResizeOptions(size=256, mode="center_crop")).width``
     """
     cv2 = _opencv()
-    lean, size = _checked(bytes(data))
+    lean, size = _checked(bytes(data), options.max_pixels)
     _check_rules(size, options)
     target = _target(size, options)
     image = _decoded(cv2, lean, size, target if options.how == "scaled" else None)
@@ -193,23 +195,27 @@ def _opencv() -> ModuleType:
         return cv2
 
 
-def _checked(data: bytes) -> tuple[bytes, tuple[int, int]]:
+def _checked(data: bytes, max_pixels: int) -> tuple[bytes, tuple[int, int]]:
     """What the pixels are made of, and (width, height); or BadImage."""
+    most = min(max_pixels, costs.MAX_PIXELS)
     if not _OWN_HEADERS.match(data):
         with open_image(data) as image:  # which holds the bounds
             if image.format not in KINDS:
                 raise BadImage("unsupported", f"{image.format} is not read here", image.size)
-            lean, size, wide = pixel_parts(data), image.size, image.format == "AVIF"
+            lean, size = pixel_parts(data), image.size
+            if image.format in ("GIF", "AVIF"):
+                most = min(most, costs.MAX_SLOW_PIXELS)
     else:
         if len(data) > costs.MAX_BYTES:
             raise BadImage("too_large", f"more than {costs.MAX_BYTES >> 20} MiB")
         lean = pixel_parts(data)
-        size, wide = core_images.image_size(lean), lean[:1] == b"\x89" and lean[24:25] == b"\x10"
+        size = core_images.image_size(lean)
+        if lean[:1] == b"\x89" and lean[24:25] == b"\x10":
+            most = min(most, MAX_WIDE_PIXELS)
         if 0 in size:
             raise BadImage("broken", "Image decoding error")
         if lean[:1] == b"\x89" and not _is_whole(lean):
             raise BadImage("truncated", "Image decoding error", size)
-    most = min(costs.MAX_PIXELS, MAX_WIDE_PIXELS) if wide else costs.MAX_PIXELS
     if size[0] * size[1] > most:
         raise BadImage("too_large", f"more than {most:,} pixels", size)
     return lean, size

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from dcfast.acquire.options import ACQUIRED_SCALES, AcquireOptions, ImageOptions, WebOptions
+from dcfast.acquire.options import ACQUIRED_SCALES, OUTPUT_FORMATS, AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.pool import acquire_pool
 from dcfast.acquire.summary import AcquireSummary
 from dcfast.errors import RunError, did_you_mean
@@ -20,13 +20,14 @@ from dcfast.filters import compile_filter
 from dcfast.filters.tokens import quoted
 from dcfast.process.options import check_options, option_gathers, option_parsers
 from dcfast.rundir.claim import located, stored_settings
-from dcfast.rundir.layout import ACQUIRE, METADATA_SUBSET
+from dcfast.rundir.layout import ACQUIRE, CHOICE, METADATA_SUBSET
 from dcfast.rundir.settings import NO_COMPARISON, Settings
+from dcfast.rundir.summaries import FilterSummary, find_summary
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import absolute
 
-CHOICE, POOL = f"{ACQUIRE}/choice", f"{ACQUIRE}/pool"
-"""Below the run directory: the run that decides which images are fetched, and where they go."""
+POOL = f"{ACQUIRE}/pool"
+"""Below the run directory: where images go."""
 _KINDS = (AcquireOptions, WebOptions, ImageOptions)
 _OF_RUN = ("out", "scale", "subset", "images", "retry", "engine", "ray_address", "quiet", "workers")
 """Options of an acquisition that the run gives it."""
@@ -59,6 +60,8 @@ def acquire_words(words: Sequence[str]) -> dict[str, object]:
         found[name] = gathers[name](text.split(",")) if name in gathers else value
     for kind in _KINDS:
         check_options(_made(kind, found, out="x"))
+    if found.get("output_format", OUTPUT_FORMATS[0]) != OUTPUT_FORMATS[0]:
+        raise ValueError(f"--acquire output_format={found['output_format']}: a run takes tars ({OUTPUT_FORMATS[0]})")
     return found
 
 
@@ -179,11 +182,13 @@ def acquire_for(
     image = typing.cast("ImageOptions", _made(ImageOptions, words))
     for line in plan.lines:
         say(line)
-    subset: str | None = None
+    subset, chosen_by = None, ""
     if plan.before is not None:
         acquire_pool(replace(options, images=False), web, image, say)
         choose(plan.choice, plan.chooser)
         subset = str(plan.choice / METADATA_SUBSET)
-    acquired = acquire_pool(replace(options, subset=subset), web, image, say, plan.before or "")
+        chosen = find_summary(plan.choice / "state/filter.json", FilterSummary)
+        chosen_by = plan.before if chosen is None else chosen.filter  # of the default one, what it came to
+    acquired = acquire_pool(replace(options, subset=subset), web, image, say, chosen_by)
     assert acquired is not None  # images were asked for
     return plan.run_settings, acquired

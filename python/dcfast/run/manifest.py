@@ -8,12 +8,13 @@ import platform
 from pathlib import Path
 from typing import TypeVar
 
+from dcfast.acquire.summary import read_acquired
 from dcfast.engine.piece import fingerprint_files
 from dcfast.evaluate.tasks import compared_sets, used_plugins
 from dcfast.filters.catalog import named_plugins
 from dcfast.plugins import PluginUse
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.layout import METADATA_SUBSET
+from dcfast.rundir.layout import METADATA_SUBSET, filter_as_asked
 from dcfast.rundir.manifest import ComparedRun, EvalSets, Manifest, PoolFiles, Subset, UidList
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import (
@@ -94,7 +95,7 @@ def build_manifest(run: Run) -> Manifest:
         tars = [tar for _, files in sets for tar in files]
         manifest = replaced(manifest, evalsets=EvalSets([n for n, _ in sets], fingerprint_files(run.out, tars)))
     if run.has_summary("filter"):
-        manifest = _with_filter(manifest, run.out, run.summary(FilterSummary))
+        manifest = _with_filter(manifest, run, run.summary(FilterSummary))
     if run.has_summary("decontaminate"):
         uids = run.summary(DecontaminateSummary).uids
         manifest = replaced(manifest, contaminated=UidList(uids, _sha256(run.out / "contaminated.npy")))
@@ -122,7 +123,9 @@ def _recorded(run: Run, kind: type[T]) -> T | None:
     return run.summary(kind) if run.asks_for(kind.stage) and run.has_summary(kind.stage) else None
 
 
-def _with_filter(manifest: Manifest, out: Path, chosen: FilterSummary) -> Manifest:
+def _with_filter(manifest: Manifest, run: Run, chosen: FilterSummary) -> Manifest:
+    out, acquired = run.out, read_acquired(run.pool_dir)
+    asked = filter_as_asked(chosen.filter, "" if acquired is None else acquired.chosen_by)
     passing, subset = chosen.subset_metadata, chosen.subset
     if passing is not None:  # earlier releases wrote none
         manifest = replaced(manifest, subset_metadata=UidList(passing, _sha256(out / METADATA_SUBSET)))
@@ -130,7 +133,9 @@ def _with_filter(manifest: Manifest, out: Path, chosen: FilterSummary) -> Manife
         kept = Subset(subset, _sha256(out / "subset.npy"), chosen.contaminated)
         manifest = replaced(manifest, subset=kept)
     manifest = replaced(manifest, sampled=chosen.sampled or None)
-    return replaced(manifest, filter=chosen.filter, thresholds=chosen.thresholds, models=chosen.models)
+    return replaced(
+        manifest, filter=chosen.filter, filter_as_asked=asked, thresholds=chosen.thresholds, models=chosen.models
+    )
 
 
 def _departures(run: Run) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,27 @@ METADATA_SUBSET = "subset_metadata.npy"
 
 ACQUIRE = "acquire"
 """Folder of ``--acquire``: the pool that it makes where no other place is given, and the run that chose its images."""
+CHOICE = f"{ACQUIRE}/choice"
+"""The latter."""
+
+
+_CHOSEN = re.compile(rf'uids\("(?:[^"\\]|\\.)*/{CHOICE}/{re.escape(METADATA_SUBSET)}"\)')
+
+
+def filter_as_asked(expression: str | None, chosen_by: str) -> str | None:
+    """The filter that a run with ``--acquire`` was asked for: what metadata decided before the download, and the rest.
+
+    Args:
+        expression: the run's own.   chosen_by: what the images of its pool were chosen by.
+    Returns:
+        None for any other run.
+    """
+    match = _CHOSEN.search(expression or "") if chosen_by else None
+    if match is None or expression is None:
+        return None
+    before, after = expression[: match.start()], expression[match.end() :]
+    return f"{before}({chosen_by}){after}" if before or after else chosen_by
+
 
 ORACLE_PATH = "state/filter/oracle.npy"
 """The uids of the built-in world's clean pairs."""

@@ -60,6 +60,8 @@ class Manifest(Record, omit_defaults=True):
 
     Attributes:
         recipe_sha256: hash of ``recipe``, the scale's.
+        filter: the run's own; ``filter_as_asked``: of one with ``--acquire``, with what was decided before the
+            download.
         sampled: what sample(...) of the filter drew, absent where nothing was drawn.
         subset: absent where there were no shards.
         plugins: those of other packages that the run used, absent where there were none.
@@ -74,6 +76,7 @@ class Manifest(Record, omit_defaults=True):
     non_standard: list[str]
     evalsets: EvalSets | None = None
     filter: str | None = None
+    filter_as_asked: str | None = None
     thresholds: dict[str, str] | None = None
     models: Models | None = None
     sampled: SampledCopies | None = None

@@ -40,6 +40,15 @@ class Kind(NamedTuple):
         return CorruptDataError(f"{self.name} {path} is damaged ({_one_line(error)}); {self.remedy}", path=path)
 
     def refusal(self, path: str, error: Exception) -> DcfastError:
+        if isinstance(error, UnicodeEncodeError):
+            return self.not_parquet(
+                f"{self.name} {path}: its path is no UTF-8, and Arrow opens no other; rename the file, or its folder"
+            )
+        if isinstance(error, UnicodeDecodeError):
+            return self.not_parquet(
+                f"{self.name} {path}: the name of a column is no UTF-8, or the file is damaged; write it anew, with "
+                "names in UTF-8"
+            )
         words = f"{self.name} {path} cannot be read as parquet ({_one_line(error)}); {self.remedy}"
         return CorruptDataError(words, path=path) if self.not_parquet is CorruptDataError else self.not_parquet(words)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from dcfast.acquire.summary import read_acquired
+from dcfast.acquire.summary import AcquireSummary, read_acquired
 from dcfast.errors import DcfastError
 from dcfast.report.facts import document, filter_parts, sampling, truth
 from dcfast.report.facts.contamination import contaminated_kept, contamination
@@ -24,7 +24,7 @@ from dcfast.report.facts.training import trainings, verdict
 from dcfast.report.text import clean
 from dcfast.rundir import summaries
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.layout import FATES
+from dcfast.rundir.layout import FATES, filter_as_asked
 from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
@@ -194,7 +194,7 @@ def _asked(run: Run, expression: str) -> tuple[list[GalleryRow], document.AskedG
     return drawn.rows, document.AskedGallery(expression, drawn.looked, drawn.of, drawn.matching)
 
 
-def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFacts:
+def _filter_facts(given: str | None, chosen: FilterSummary, acquired: AcquireSummary | None) -> document.FilterFacts:
     has_run = chosen is not _NOT_FILTERED
     return document.FilterFacts(
         chosen.filter or None,
@@ -204,6 +204,7 @@ def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFa
         chosen.malformed_uids if has_run else None,
         chosen.models.get("language_model"),
         chosen.metadata_outcomes,
+        filter_as_asked(chosen.filter or None, "" if acquired is None else acquired.chosen_by),
         chosen.sampled,
     )
 
@@ -238,16 +239,17 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
     scores = compare_scores(out, compared, run.evalset_dir)
     trained = trainings(out, compared)
     shown, drawn = _gallery(run, look, gallery_filter)
+    acquired = None if run.is_world else read_acquired(run.pool_dir)
     report = Report(
         document.RunFacts(str(out), settings.scale, settings.pool, settings.evalsets, run.is_world, has_run),
         not departures,
         departures,
-        None if run.is_world else read_acquired(run.pool_dir),
+        acquired,
         index,
         signatures,
         fates={name: chosen.fates.get(name, 0) for name in FATES} if "filter" in has_run else {},
         reasons=_reasons(chosen),
-        filter=_filter_facts(settings.filter, chosen),
+        filter=_filter_facts(settings.filter, chosen, acquired),
         subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
         repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
         dedup=_summary(run, summaries.DedupSummary),

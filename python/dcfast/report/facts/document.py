@@ -52,6 +52,7 @@ class Reason(Record):
 
 class FilterFacts(Record):
     """``given``: the expression of the settings, None for the default.   ``metadata_outcomes``: reason -> rows.
+    ``as_asked``: of a run with ``--acquire``, with what was decided before the download; None of others.
     ``sampled``: left out where no copies were drawn."""
 
     expression: str | None
@@ -61,6 +62,7 @@ class FilterFacts(Record):
     malformed_uids: int | None
     language_model: str | dict[str, str | int] | None
     metadata_outcomes: dict[str, int]
+    as_asked: str | None = None
     sampled: SampledCopies | UnsetType = UNSET
 
 
