@@ -222,6 +222,16 @@ Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "
   }));
 }
 
+/// (status, (height, width, 3)); the array is 0 x 0 unless the status is 0.
+std::tuple<int, Array<std::uint8_t>> decode_rgb_array(const py::bytes& image) {
+  const auto view = view_of(image);
+  RgbImage decoded = enter_core([&](const Poll&) { return decode_rgb(view); });
+  const bool done = decoded.status == CropStatus::done;
+  const py::ssize_t height = done ? decoded.height : 0;
+  const py::ssize_t width = done ? decoded.width : 0;
+  return {static_cast<int>(decoded.status), Array<std::uint8_t>(own(std::move(decoded.pixels)).attr("reshape")(height, width, 3))};
+}
+
 std::vector<std::string> texts_of(const auto& names) { return {names.begin(), names.end()}; }
 
 }  // namespace
@@ -250,6 +260,7 @@ void bind_images(py::module_& m) {
   m.def("crop_resize", &crops_of, "encoded"_a, "begin"_a, "size"_a, "windows"_a, "expected"_a, "out"_a, "at"_a, "threads"_a,
         "reduced"_a, "tall_first_down"_a = true,
         "Statuses of JPEGs whose crops are written into a batch: 0 done, 1 not read here, 2 another size, 3 damaged.");
+  m.def("decode_rgb", &decode_rgb_array, "image"_a, "(status, pixels) of a whole JPEG, as crop_resize decodes it.");
   m.def("jpeg_version", [] { return std::string(jpeg_library()); }, "The JPEG library of the core.");
   m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -76,63 +77,78 @@ class RecentRows {
   std::vector<std::uint8_t> bytes_;
 };
 
+CropStatus failed(const JpegReader& reader) {
+  if (reader.out_of_memory) throw std::bad_alloc();
+  const bool elsewhere = reader.failure == ImageStatus::unsupported || reader.failure == ImageStatus::too_large;
+  return elsewhere ? CropStatus::elsewhere : CropStatus::damaged;
+}
+
+bool is_plain(const jpeg_decompress_struct& info) {
+  const bool grey = info.jpeg_color_space == JCS_GRAYSCALE && info.num_components == 1;
+  const bool colour = (info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB) && info.num_components == 3;
+  return (grey || colour) && info.data_precision == 8 && !info.arith_code;
+}
+
+/// Whether low frequencies are not known to the last bit: libjpeg then smooths, each release in its own way.
+bool has_missing_scans(const jpeg_decompress_struct& info) {
+  if (!info.progressive_mode || info.coef_bits == nullptr) return false;
+  for (int component = 0; component < info.num_components; ++component) {
+    const int* const bits = info.coef_bits[component];
+    if (std::any_of(bits, bits + 10, [](int missing) { return missing != 0; })) return true;
+  }
+  return false;
+}
+
+/// Reads the header of a JPEG that may be decoded here, for RGB.
+CropStatus open_plain(JpegReader& reader) {
+  reader.strict = true;
+  if (reader.size > kMaxMemberBytes || image_format(std::as_bytes(std::span(reader.data, reader.size))) != ImageFormat::jpeg) {
+    return CropStatus::elsewhere;
+  }
+  if (!jpeg_open_step(reader)) return failed(reader);
+  reader.info.out_color_space = JCS_RGB;
+  return CropStatus::done;
+}
+
+/// After the header: makes ready for lines.
+CropStatus start_plain(JpegReader& reader) {
+  if (!is_plain(reader.info)) return CropStatus::elsewhere;
+  if (!jpeg_start_step(reader)) return failed(reader);
+  return has_missing_scans(reader.info) ? CropStatus::elsewhere : CropStatus::done;
+}
+
+/// After the lines. What lies behind them is not decoded, but a file that was cut off is not taken.
+CropStatus end_of(JpegReader& reader) {
+  const bool all = reader.info.output_scanline == reader.info.output_height;
+  return (all ? jpeg_finish_step(reader) : jpeg_has_end(reader)) ? CropStatus::done : CropStatus::damaged;
+}
+
 /// One picture after another; buffers are kept from one to the next.
 class Cropper {
  public:
   explicit Cropper(CropOptions options) : options_(options) {}
 
   CropStatus run(const CropTask& task) {
-    if (task.bytes.size() > kMaxMemberBytes || image_format(task.bytes) != ImageFormat::jpeg) return CropStatus::elsewhere;
     JpegReader reader(task.bytes);
-    reader.strict = true;
-    if (!jpeg_open_step(reader)) return failed(reader);
+    if (const CropStatus status = open_plain(reader); status != CropStatus::done) return status;
     const jpeg_decompress_struct& info = reader.info;
     if (info.image_width != static_cast<JDIMENSION>(task.expected_width) ||
         info.image_height != static_cast<JDIMENSION>(task.expected_height)) {
       return CropStatus::other_size;
     }
-    if (!is_plain(info)) return CropStatus::elsewhere;
-    reader.info.out_color_space = JCS_RGB;
     const bool reduced = options_.reduced && may_reduce(task.window, options_.side);
     reader.info.scale_num = 1;
     reader.info.scale_denom = reduced ? reduction_of(task, options_.side) : 1;
-    if (!jpeg_start_step(reader)) return failed(reader);
-    if (has_missing_scans(info)) return CropStatus::elsewhere;
+    if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
     const Source source = reduced ? box_of(task, info.output_width, info.output_height) : cut_of(task.window);
     if (!(source.x.from < source.x.to && source.y.from < source.y.to)) return CropStatus::elsewhere;
     make_resize_taps(source.x.length, source.x.from, source.x.to, options_.side, across_);
     make_resize_taps(source.y.length, source.y.from, source.y.to, options_.side, down_);
-    if (!(is_first_down(source) ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out))) {
-      return failed(reader);
-    }
-    // What lies behind the window is not decoded, but a file that was cut off is not taken.
-    const bool ended = info.output_scanline < info.output_height ? jpeg_has_end(reader) : jpeg_finish_step(reader);
-    return ended ? CropStatus::done : CropStatus::damaged;
+    const bool good = is_first_down(source) ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out);
+    return good ? end_of(reader) : failed(reader);
   }
 
  private:
-  static CropStatus failed(const JpegReader& reader) {
-    if (reader.out_of_memory) throw std::bad_alloc();
-    const bool elsewhere = reader.failure == ImageStatus::unsupported || reader.failure == ImageStatus::too_large;
-    return elsewhere ? CropStatus::elsewhere : CropStatus::damaged;
-  }
-
-  static bool is_plain(const jpeg_decompress_struct& info) {
-    const bool grey = info.jpeg_color_space == JCS_GRAYSCALE && info.num_components == 1;
-    const bool colour = (info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB) && info.num_components == 3;
-    return (grey || colour) && info.data_precision == 8 && !info.arith_code;
-  }
-
-  /// Whether low frequencies are not known to the last bit: libjpeg then smooths, each release in its own way.
-  static bool has_missing_scans(const jpeg_decompress_struct& info) {
-    if (!info.progressive_mode || info.coef_bits == nullptr) return false;
-    for (int component = 0; component < info.num_components; ++component) {
-      const int* const bits = info.coef_bits[component];
-      if (std::any_of(bits, bits + 10, [](int missing) { return missing != 0; })) return true;
-    }
-    return false;
-  }
-
   /// Pillow's rule: where the height shrinks by more than twice as many pixels as the width.
   bool is_first_down(const Source& source) const {
     const std::int64_t side = options_.side;
@@ -234,6 +250,26 @@ void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned 
       statuses[i] = cropper.run(tasks[i]);
     }
   }, poll);
+}
+
+RgbImage decode_rgb(std::span<const std::byte> bytes) {
+  RgbImage image;
+  JpegReader reader(bytes);
+  image.status = open_plain(reader);
+  if (image.status == CropStatus::done) image.status = start_plain(reader);
+  if (image.status != CropStatus::done) return image;
+  image.width = reader.info.output_width;
+  image.height = reader.info.output_height;
+  const std::size_t row = std::size_t{3} * image.width;
+  image.pixels.resize(row * image.height);
+  std::array<std::uint8_t*, kBlock> lines;
+  for (std::uint32_t y = 0; y < image.height && image.status == CropStatus::done; y += kBlock) {
+    for (std::uint32_t i = 0; i < kBlock; ++i) lines[i] = image.pixels.data() + std::min(y + i, image.height - 1) * row;
+    if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, image.height - y))) image.status = failed(reader);
+  }
+  if (image.status == CropStatus::done) image.status = end_of(reader);
+  if (image.status != CropStatus::done) image.pixels.clear();
+  return image;
 }
 
 }  // namespace dcfast

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/system/parallel.hpp"
 
@@ -46,5 +47,16 @@ struct CropOptions {
 /// Throws std::bad_alloc, and what poll throws.
 void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned threads, std::span<CropStatus> statuses,
                  const Poll& poll = {});
+
+/// A whole JPEG in RGB; without pixels unless the status is `done`.
+struct RgbImage {
+  CropStatus status = CropStatus::damaged;
+  std::uint32_t width = 0;
+  std::uint32_t height = 0;
+  std::vector<std::uint8_t> pixels;
+};
+
+/// As crop_resize decodes it, neither cut nor resampled: what the two steps are measured and compared by.
+RgbImage decode_rgb(std::span<const std::byte> bytes);
 
 }  // namespace dcfast
