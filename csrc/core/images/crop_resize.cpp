@@ -61,21 +61,33 @@ Source box_of(const CropTask& task, std::uint32_t width, std::uint32_t height) {
   return {axis(task.window.left, task.window.width, width), axis(task.window.top, task.window.height, height)};
 }
 
-/// Rows by number, of which the last ones are kept.
+/// Rows by number, of which the last ones are kept, each with kRowPadding behind it.
 class RecentRows {
  public:
-  void reset(std::size_t row_bytes, std::size_t rows) {
-    row_bytes_ = row_bytes;
+  /// `astray`: bytes of each row's address beyond a cache line's.
+  void reset(std::size_t row_bytes, std::size_t rows, std::size_t astray = 0) {
+    stride_ = (row_bytes + kRowPadding + kLine - 1) / kLine * kLine;
     rows_ = rows;
-    bytes_.resize(row_bytes * rows);
+    bytes_.resize(stride_ * rows + 2 * kLine);
+    first_ = bytes_.data() + (kLine - reinterpret_cast<std::uintptr_t>(bytes_.data()) % kLine) + astray;
   }
-  std::uint8_t* at(std::size_t row) { return bytes_.data() + row % rows_ * row_bytes_; }
+  std::uint8_t* at(std::size_t row) { return first_ + row % rows_ * stride_; }
+  std::array<std::uint8_t*, kBlock> block(std::size_t row) {
+    std::array<std::uint8_t*, kBlock> rows;
+    for (std::size_t i = 0; i < kBlock; ++i) rows[i] = at(row + i);
+    return rows;
+  }
 
  private:
-  std::size_t row_bytes_ = 0;
+  static constexpr std::size_t kLine = 64;
+  std::size_t stride_ = 0;
   std::size_t rows_ = 1;
+  std::uint8_t* first_ = nullptr;
   std::vector<std::uint8_t> bytes_;
 };
+
+/// To rows that begin at a vector's boundary libjpeg-turbo writes past the cache, from where they would be read back at once.
+constexpr std::size_t kDecodedAstray = 8;
 
 CropStatus failed(const JpegReader& reader) {
   if (reader.out_of_memory) throw std::bad_alloc();
@@ -156,9 +168,8 @@ class Cropper {
     return options_.tall_first_down && source.y.length - side > 2 * narrower;
   }
 
-  /// Lines of the decoded picture up to a row, thrown away.
-  bool skip(JpegReader& reader, std::uint32_t end, std::uint8_t* line) {
-    const std::array<std::uint8_t*, kBlock> lines = {line, line, line, line};
+  /// Decodes the lines up to a row, and throws them away.
+  static bool skip(JpegReader& reader, std::uint32_t end, const std::array<std::uint8_t*, kBlock>& lines) {
     while (reader.info.output_scanline < end) {
       if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, end - reader.info.output_scanline))) return false;
     }
@@ -176,23 +187,17 @@ class Cropper {
 
   bool across_then_down(JpegReader& reader, const Source& source, std::uint8_t* out) {
     const std::size_t out_bytes = std::size_t{3} * options_.side;
-    const std::size_t origin = std::size_t{3} * source.x.origin;
-    const std::size_t line_bytes = padded_row(reader.info.output_width, across_);
-    lines_.resize(kBlock * line_bytes);
-    rows_.reset(out_bytes + kRowPadding, 2 * std::size_t{down_.pairs} + kBlock);
-    std::array<std::uint8_t*, kBlock> lines, results;
+    lines_.reset(std::size_t{3} * reader.info.output_width, kBlock, kDecodedAstray);
+    rows_.reset(out_bytes, 2 * std::size_t{down_.pairs} + kBlock);
+    const std::array<std::uint8_t*, kBlock> lines = lines_.block(0);
     std::array<const std::uint8_t*, kBlock> cut;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      lines[i] = lines_.data() + i * line_bytes;
-      cut[i] = lines[i] + origin;
-    }
-    if (!skip(reader, source.y.origin + down_.begin, lines_.data())) return false;
+    for (std::size_t i = 0; i < kBlock; ++i) cut[i] = lines[i] + std::size_t{3} * source.x.origin;
+    if (!skip(reader, source.y.origin + down_.begin, lines)) return false;
     std::uint32_t place = 0;
     for (std::uint32_t row = down_.begin; row < down_.end; row += kBlock) {
       const std::uint32_t count = std::min(kBlock, down_.end - row);
       if (!jpeg_lines_step(reader, lines.data(), count)) return false;
-      for (std::size_t i = 0; i < kBlock; ++i) results[i] = rows_.at(row + i);
-      resize_across(cut.data(), across_, results.data());
+      resize_across(cut.data(), source.x.length, across_, scratch_, rows_.block(row).data());
       for (; place < options_.side && down_.last[place] <= row + count; ++place) {
         resize_down(rows_of(place, 0), down_, place, out_bytes, out + place * out_bytes);
       }
@@ -204,25 +209,21 @@ class Cropper {
     const std::size_t out_bytes = std::size_t{3} * options_.side;
     const std::size_t origin = std::size_t{3} * source.x.origin;
     const std::size_t cut_bytes = std::size_t{3} * source.x.length;
-    const std::size_t sum_bytes = padded_row(source.x.length, across_);
-    rows_.reset(padded_row(reader.info.output_width, across_), 2 * std::size_t{down_.pairs} + kBlock);
-    lines_.resize(kBlock * (sum_bytes + out_bytes + kRowPadding));
-    std::array<std::uint8_t*, kBlock> lines, sums, results;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      sums[i] = lines_.data() + i * sum_bytes;
-      results[i] = lines_.data() + kBlock * sum_bytes + i * (out_bytes + kRowPadding);
-    }
-    if (!skip(reader, source.y.origin + down_.begin, rows_.at(0))) return false;
+    rows_.reset(std::size_t{3} * reader.info.output_width, 2 * std::size_t{down_.pairs} + kBlock, kDecodedAstray);
+    lines_.reset(cut_bytes, kBlock);
+    results_.reset(out_bytes, kBlock);
+    const std::array<std::uint8_t*, kBlock> sums = lines_.block(0), results = results_.block(0);
+    const std::array<const std::uint8_t*, kBlock> summed = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]};
+    if (!skip(reader, source.y.origin + down_.begin, rows_.block(0))) return false;
     std::uint32_t place = 0;
     for (std::uint32_t row = down_.begin; row < down_.end; row += kBlock) {
       const std::uint32_t count = std::min(kBlock, down_.end - row);
-      for (std::size_t i = 0; i < kBlock; ++i) lines[i] = rows_.at(row + i);
-      if (!jpeg_lines_step(reader, lines.data(), count)) return false;
+      if (!jpeg_lines_step(reader, rows_.block(row).data(), count)) return false;
       for (; place < options_.side && down_.last[place] <= row + count; ++place) {
-        resize_down(rows_of(place, origin), down_, place, cut_bytes, sums[place % kBlock]);
         const std::uint32_t ready = place % kBlock + 1;
+        resize_down(rows_of(place, origin), down_, place, cut_bytes, sums[ready - 1]);
         if (ready < kBlock && place + 1 < options_.side) continue;
-        resize_across(sums.data(), across_, results.data());
+        resize_across(summed.data(), source.x.length, across_, scratch_, results.data());
         for (std::uint32_t i = 0; i < ready; ++i) std::memcpy(out + (place + 1 - ready + i) * out_bytes, results[i], out_bytes);
       }
     }
@@ -231,8 +232,8 @@ class Cropper {
 
   CropOptions options_;
   ResizeTaps across_, down_;
-  RecentRows rows_;
-  std::vector<std::uint8_t> lines_;
+  RecentRows lines_, rows_, results_;
+  std::vector<std::uint8_t> scratch_;
   std::vector<const std::uint8_t*> summed_;
 };
 
