@@ -112,14 +112,14 @@ bool has_missing_scans(const jpeg_decompress_struct& info) {
 }
 
 /// Reads the header of a JPEG that may be decoded here, for RGB.
-CropStatus open_plain(JpegReader& reader) {
+CropStatus open_plain(JpegReader& reader, std::uint32_t width, std::uint32_t height) {
   reader.strict = true;
   if (reader.size > kMaxMemberBytes || image_format(std::as_bytes(std::span(reader.data, reader.size))) != ImageFormat::jpeg) {
     return CropStatus::elsewhere;
   }
   if (!jpeg_open_step(reader)) return failed(reader);
   reader.info.out_color_space = JCS_RGB;
-  return CropStatus::done;
+  return reader.info.image_width == width && reader.info.image_height == height ? CropStatus::done : CropStatus::other_size;
 }
 
 /// After the header: makes ready for lines.
@@ -142,17 +142,14 @@ class Cropper {
 
   CropStatus run(const CropTask& task) {
     JpegReader reader(task.bytes);
-    if (const CropStatus status = open_plain(reader); status != CropStatus::done) return status;
-    const jpeg_decompress_struct& info = reader.info;
-    if (info.image_width != static_cast<JDIMENSION>(task.expected_width) ||
-        info.image_height != static_cast<JDIMENSION>(task.expected_height)) {
-      return CropStatus::other_size;
-    }
+    const auto width = static_cast<std::uint32_t>(task.expected_width);
+    const auto height = static_cast<std::uint32_t>(task.expected_height);
+    if (const CropStatus status = open_plain(reader, width, height); status != CropStatus::done) return status;
     const bool reduced = options_.reduced && may_reduce(task.window, options_.side);
     reader.info.scale_num = 1;
     reader.info.scale_denom = reduced ? reduction_of(task, options_.side) : 1;
     if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
-    const Source source = reduced ? box_of(task, info.output_width, info.output_height) : cut_of(task.window);
+    const Source source = reduced ? box_of(task, reader.info.output_width, reader.info.output_height) : cut_of(task.window);
     if (!(source.x.from < source.x.to && source.y.from < source.y.to)) return CropStatus::elsewhere;
     make_resize_taps(source.x.length, source.x.from, source.x.to, options_.side, across_);
     make_resize_taps(source.y.length, source.y.from, source.y.to, options_.side, down_);
@@ -253,24 +250,16 @@ void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned 
   }, poll);
 }
 
-RgbImage decode_rgb(std::span<const std::byte> bytes) {
-  RgbImage image;
+CropStatus decode_rgb(std::span<const std::byte> bytes, std::uint32_t width, std::uint32_t height, std::uint8_t* out) {
   JpegReader reader(bytes);
-  image.status = open_plain(reader);
-  if (image.status == CropStatus::done) image.status = start_plain(reader);
-  if (image.status != CropStatus::done) return image;
-  image.width = reader.info.output_width;
-  image.height = reader.info.output_height;
-  const std::size_t row = std::size_t{3} * image.width;
-  image.pixels.resize(row * image.height);
+  if (const CropStatus status = open_plain(reader, width, height); status != CropStatus::done) return status;
+  if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
   std::array<std::uint8_t*, kBlock> lines;
-  for (std::uint32_t y = 0; y < image.height && image.status == CropStatus::done; y += kBlock) {
-    for (std::uint32_t i = 0; i < kBlock; ++i) lines[i] = image.pixels.data() + std::min(y + i, image.height - 1) * row;
-    if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, image.height - y))) image.status = failed(reader);
+  for (std::uint32_t y = 0; y < height; y += kBlock) {
+    for (std::uint32_t i = 0; i < kBlock; ++i) lines[i] = out + std::size_t{3} * width * std::min(y + i, height - 1);
+    if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, height - y))) return failed(reader);
   }
-  if (image.status == CropStatus::done) image.status = end_of(reader);
-  if (image.status != CropStatus::done) image.pixels.clear();
-  return image;
+  return end_of(reader);
 }
 
 }  // namespace dcfast

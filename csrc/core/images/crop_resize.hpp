@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "core/system/parallel.hpp"
 
@@ -48,15 +47,8 @@ struct CropOptions {
 void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned threads, std::span<CropStatus> statuses,
                  const Poll& poll = {});
 
-/// A whole JPEG in RGB; without pixels unless the status is `done`.
-struct RgbImage {
-  CropStatus status = CropStatus::damaged;
-  std::uint32_t width = 0;
-  std::uint32_t height = 0;
-  std::vector<std::uint8_t> pixels;
-};
-
-/// As crop_resize decodes it, neither cut nor resampled: what the two steps are measured and compared by.
-RgbImage decode_rgb(std::span<const std::byte> bytes);
+/// A whole JPEG of width x height to as many RGB pixels, as crop_resize decodes it, neither cut nor resampled: what the rest is
+/// measured and compared by. Undefined pixels where the status is not `done`.
+CropStatus decode_rgb(std::span<const std::byte> bytes, std::uint32_t width, std::uint32_t height, std::uint8_t* out);
 
 }  // namespace dcfast
