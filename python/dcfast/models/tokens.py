@@ -42,7 +42,7 @@ class CoreTokenizer:
 
     def encode(
         self,
-        data: npt.NDArray[np.uint8] | bytes,
+        data: bytes | memoryview,
         begin: npt.NDArray[np.int64],
         size: npt.NDArray[np.int64],
         *,
