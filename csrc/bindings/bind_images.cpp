@@ -1,8 +1,10 @@
 // dcfast._core.images. dcfast.images is the public face.
 #include "bindings/boundary.hpp"
 #include "core/images/blur.hpp"
+#include "core/images/crop_resize.hpp"
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
+#include "core/images/jpeg_reader.hpp"
 #include "core/images/perceptual_hash.hpp"
 #include "core/images/wide_hash.hpp"
 
@@ -142,6 +144,84 @@ std::tuple<std::uint32_t, std::uint32_t> image_size(const py::bytes& data) {
   return {size.width, size.height};
 }
 
+/// A C-contiguous array of exactly T with so many columns, or a ValueError or TypeError that names it.
+template <typename T>
+std::span<const T> borrow_rows(const char* name, const Array<T>& array, py::ssize_t columns) {
+  if (!array.dtype().equal(py::dtype::of<T>())) {
+    throw py::type_error(cat(name, " must have dtype ", std::string(py::str(py::dtype::of<T>())), "; got ", std::string(py::str(array.dtype()))));
+  }
+  if (array.ndim() != 2 || array.shape(1) != columns) {
+    throw py::value_error(cat(name, " must have ", columns, " columns; got shape ", std::string(py::str(array.attr("shape")))));
+  }
+  if ((array.flags() & py::array::c_style) == 0 || reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0) {
+    throw py::value_error(cat(name, " must be contiguous and aligned; pass numpy.ascontiguousarray(", name, ")"));
+  }
+  return {static_cast<const T*>(array.data()), static_cast<std::size_t>(array.size())};
+}
+
+/// (n, side, side, 3) of pictures, to be written to.
+std::uint8_t* borrow_pictures(Array<std::uint8_t>& out) {
+  if (!out.dtype().equal(py::dtype::of<std::uint8_t>()) || out.ndim() != 4 || out.shape(1) != out.shape(2) || out.shape(3) != 3 ||
+      out.shape(1) < 1 || out.shape(1) > 0xFFFF) {
+    throw py::value_error(cat("out must be a uint8 array of shape (n, side, side, 3) with a side of 1 to 65535; got ",
+                              std::string(py::str(out.dtype())), " of shape ", std::string(py::str(out.attr("shape")))));
+  }
+  if ((out.flags() & py::array::c_style) == 0 || !out.writeable()) throw py::value_error("out must be contiguous and writable");
+  return static_cast<std::uint8_t*>(out.mutable_data());
+}
+
+using Encoded = Buffer<std::byte, "encoded">;
+
+/// Every number of a row, checked against the others.
+CropTask crop_task(std::size_t i, std::span<const std::byte> encoded, std::int64_t begin, std::int64_t size,
+                   const std::int32_t* window, const std::int32_t* expected) {
+  const auto length = static_cast<std::int64_t>(encoded.size());
+  if (begin < 0 || size < 0 || begin > length || size > length - begin) {
+    throw py::value_error(cat("picture ", i, " must lie in encoded, which has ", length, " bytes; got begin ", begin, " and size ", size));
+  }
+  const auto inside = [](std::int64_t from, std::int64_t count, std::int64_t whole) {
+    return from >= 0 && count >= 1 && from + count <= whole;
+  };
+  if (!inside(window[0], window[2], expected[0]) || !inside(window[1], window[3], expected[1])) {
+    throw py::value_error(cat("window ", i, " (left, top, width, height) must lie in the expected picture of ", expected[0], " x ",
+                              expected[1], "; got ", window[0], ", ", window[1], ", ", window[2], ", ", window[3]));
+  }
+  return {encoded.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)),
+          {window[0], window[1], window[2], window[3]}, expected[0], expected[1], nullptr};
+}
+
+/// Pictures of a batch; see dcfast.images.crops.
+Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "begin">& begin, const Input<std::int64_t, "size">& size,
+                             const Array<std::int32_t>& windows, const Array<std::int32_t>& expected, Array<std::uint8_t> out,
+                             const Input<std::int64_t, "at">& at, unsigned threads, bool reduced, bool tall_first_down) {
+  check_one_length("begin, size and at must have one length", begin, size, at);
+  const std::size_t count = begin.view.size();
+  const auto window_rows = borrow_rows("windows", windows, 4);
+  const auto sizes = borrow_rows("expected", expected, 2);
+  if (window_rows.size() != 4 * count || sizes.size() != 2 * count) {
+    throw py::value_error(cat("windows and expected must have a row a picture, ", count, "; got ", window_rows.size() / 4, " and ", sizes.size() / 2));
+  }
+  if (threads == 0) throw py::value_error("threads must be 1 or more; got 0");
+  std::uint8_t* const pictures = borrow_pictures(out);
+  const auto side = static_cast<std::uint32_t>(out.shape(1));
+  std::vector<CropTask> tasks;
+  tasks.reserve(count);
+  std::vector<bool> taken(static_cast<std::size_t>(out.shape(0)));
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t row = at.view[i];
+    if (row < 0 || row >= out.shape(0)) throw py::value_error(cat("at[", i, "] must be a row of out, 0 to ", out.shape(0) - 1, "; got ", row));
+    if (taken[static_cast<std::size_t>(row)]) throw py::value_error(cat("at must name each row once; got ", row, " again at ", i));
+    taken[static_cast<std::size_t>(row)] = true;
+    tasks.push_back(crop_task(i, encoded.view, begin.view[i], size.view[i], &window_rows[4 * i], &sizes[2 * i]));
+    tasks.back().out = pictures + static_cast<std::size_t>(row) * side * side * 3;
+  }
+  return own_as<std::uint8_t>(enter_core([&](const Poll& poll) {
+    std::vector<CropStatus> statuses(count);
+    crop_resize(tasks, {.side = side, .reduced = reduced, .tall_first_down = tall_first_down}, threads, statuses, poll);
+    return statuses;
+  }));
+}
+
 std::vector<std::string> texts_of(const auto& names) { return {names.begin(), names.end()}; }
 
 }  // namespace
@@ -167,6 +247,10 @@ void bind_images(py::module_& m) {
         "Bytes of an image with boxes blurred, none where no box reaches over a pixel.");
   m.def("encode_webp", &webp_of, "pixels"_a, "height"_a, "width"_a, "channels"_a, "quality"_a,
         "A lossy WebP of RGB or RGBA pixels.");
+  m.def("crop_resize", &crops_of, "encoded"_a, "begin"_a, "size"_a, "windows"_a, "expected"_a, "out"_a, "at"_a, "threads"_a,
+        "reduced"_a, "tall_first_down"_a = true,
+        "Statuses of JPEGs whose crops are written into a batch: 0 done, 1 not read here, 2 another size, 3 damaged.");
+  m.def("jpeg_version", [] { return std::string(jpeg_library()); }, "The JPEG library of the core.");
   m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");
 }
 

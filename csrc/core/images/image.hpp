@@ -33,6 +33,7 @@ inline constexpr std::array<const char*, 7> kImageFormatNames = {"unknown", "jpe
 /// Pillow refuses images of more pixels than this (twice its MAX_IMAGE_PIXELS). Decoding takes at most 8 bytes a
 /// pixel (progressive CMYK JPEG, lossless WebP), typically less than 1, so at most 1.4 GB at this bound.
 inline constexpr std::uint64_t kMaxPixels = 178'956'970;
+constexpr bool within_pixel_bound(std::uint64_t width, std::uint64_t height) noexcept { return width * height <= kMaxPixels; }
 /// Larger members are hashed in pieces and not decoded.
 inline constexpr std::uint64_t kMaxMemberBytes = std::uint64_t{256} << 20;
 /// Segments of a JPEG before its first scan, chunks of a PNG: no encoder needs as many, and each takes 4 or 12 bytes.

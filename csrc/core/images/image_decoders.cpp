@@ -1,18 +1,14 @@
 #include "core/images/image_decoders.hpp"
 
-// The C headers need these names first.
-#include <csetjmp>
-#include <cstdio>
-
-#include <jpeglib.h>
-
-#include <jerror.h>
 #include <png.h>
 #include <webp/decode.h>
 
 #include <algorithm>
+#include <csetjmp>
 #include <cstring>
 #include <new>
+
+#include "core/images/jpeg_reader.hpp"
 
 namespace dcfast {
 namespace {
@@ -33,28 +29,6 @@ std::uint8_t luma(unsigned red, unsigned green, unsigned blue) {
   return static_cast<std::uint8_t>((red * 19595U + green * 38470U + blue * 7471U + 32768U) >> 16);
 }
 
-bool within_pixel_bound(std::uint64_t width, std::uint64_t height) { return width * height <= kMaxPixels; }
-
-/// Whether a JPEG has more than kMaxParts segments before its first scan. dcfast.images.costs counts the same.
-bool too_many_segments(std::span<const unsigned char> data) {
-  std::size_t at = 2;
-  for (std::size_t parts = 0; parts <= kMaxParts; ++parts) {
-    const auto marks = [&](std::size_t i) {  // other bytes between segments are skipped, filling and restarts too
-      const unsigned next = data[i + 1];
-      return data[i] == 0xff && next != 0 && next != 0xff && (next < 0xd0 || next > 0xd7);
-    };
-    while (at + 1 < data.size() && !marks(at)) ++at;
-    if (data.size() < at + 4) return false;
-    const unsigned marker = data[at + 1];
-    at += 2;
-    if (marker == 0x01 || marker == 0xd8) continue;  // stand alone
-    const std::size_t length = static_cast<std::size_t>(data[at]) << 8 | data[at + 1];
-    if (marker < 0xc0 || marker == 0xd9 || marker == 0xda || length < 2 || length > data.size() - at) return false;
-    at += length;
-  }
-  return true;
-}
-
 /// Whether a PNG has more than kMaxParts chunks.
 bool too_many_chunks(std::span<const unsigned char> data) {
   std::size_t at = 8;
@@ -67,168 +41,63 @@ bool too_many_chunks(std::span<const unsigned char> data) {
   return true;
 }
 
-// ---- JPEG. libjpeg reports errors by calling back; we leave it by longjmp. The functions between setjmp and
-// longjmp (those named jpeg_*_step and what libjpeg calls) hold no objects with destructors.
+// ---- JPEG
 
-struct JpegReader {
-  jpeg_decompress_struct info{};
-  jpeg_error_mgr errors{};
-  jpeg_source_mgr source{};
-  jpeg_progress_mgr progress{};
-  std::jmp_buf escape{};
-  const unsigned char* data = nullptr;
-  std::size_t size = 0;
-  std::uint64_t max_scans = 0;
-  bool out_of_memory = false;
-  ImageStatus failure = ImageStatus::broken;
-  bool full = false;
-
-  JpegReader& operator=(JpegReader&&) = delete;
-  ~JpegReader() { jpeg_destroy_decompress(&info); }  // allowed also when nothing was created: mem is null
-};
-
-JpegReader& jpeg_reader(j_common_ptr info) { return *static_cast<JpegReader*>(info->client_data); }
-
-[[noreturn]] void jpeg_leave(j_common_ptr info, ImageStatus status) {
-  JpegReader& reader = jpeg_reader(info);
-  reader.failure = status;
-  std::longjmp(reader.escape, 1);
-}
-
-[[noreturn]] void jpeg_on_error(j_common_ptr info) {
-  switch (info->err->msg_code) {
-    case JERR_OUT_OF_MEMORY:
-      jpeg_reader(info).out_of_memory = true;
-      jpeg_leave(info, ImageStatus::too_large);
-    case JERR_IMAGE_TOO_BIG:
-    case JERR_WIDTH_OVERFLOW:
-    case JERR_NO_BACKING_STORE:
-      jpeg_leave(info, ImageStatus::too_large);
-    case JERR_BAD_PRECISION:
-    case JERR_SOF_UNSUPPORTED:
-    case JERR_ARITH_NOTIMPL:
-    case JERR_CONVERSION_NOTIMPL:
-    case JERR_NOT_COMPILED:
-      jpeg_leave(info, ImageStatus::unsupported);
-    default:
-      jpeg_leave(info, ImageStatus::broken);
-  }
-}
-
-void jpeg_on_message(j_common_ptr) {}
-void jpeg_on_warning(j_common_ptr, int) {}
-void jpeg_on_source(j_decompress_ptr) {}
-
-// libjpeg would be content with an invented end-of-image marker; for us the bytes have ended too early.
-boolean jpeg_on_end(j_decompress_ptr info) {
-  jpeg_leave(reinterpret_cast<j_common_ptr>(info), ImageStatus::truncated);
-}
-
-void jpeg_on_skip(j_decompress_ptr info, long count) {
-  if (count <= 0) return;
-  if (static_cast<unsigned long>(count) > info->src->bytes_in_buffer) jpeg_on_end(info);
-  info->src->next_input_byte += count;
-  info->src->bytes_in_buffer -= static_cast<std::size_t>(count);
-}
-
-void jpeg_on_progress(j_common_ptr info) {
-  const auto scans = reinterpret_cast<j_decompress_ptr>(info)->input_scan_number;
-  if (scans > 0 && static_cast<std::uint64_t>(scans) > jpeg_reader(info).max_scans) jpeg_leave(info, ImageStatus::broken);
-}
-
-/// Reads the header and chooses scale and colours. False: reader.failure says why.
-bool jpeg_header_step(JpegReader& reader) {
-  reader.info.err = jpeg_std_error(&reader.errors);
-  reader.errors.error_exit = jpeg_on_error;
-  reader.errors.output_message = jpeg_on_message;
-  reader.errors.emit_message = jpeg_on_warning;
-  reader.info.client_data = &reader;
-  if (setjmp(reader.escape) != 0) return false;
-  jpeg_create_decompress(&reader.info);
-  reader.source.init_source = jpeg_on_source;
-  reader.source.fill_input_buffer = jpeg_on_end;
-  reader.source.skip_input_data = jpeg_on_skip;
-  reader.source.resync_to_restart = jpeg_resync_to_restart;
-  reader.source.term_source = jpeg_on_source;
-  reader.source.next_input_byte = reader.data;
-  reader.source.bytes_in_buffer = reader.size;
-  reader.info.src = &reader.source;
-  reader.progress.progress_monitor = jpeg_on_progress;
-  reader.info.progress = &reader.progress;
-  jpeg_read_header(&reader.info, TRUE);
-  if (!within_pixel_bound(reader.info.image_width, reader.info.image_height)) {
-    reader.failure = ImageStatus::too_large;
-    return false;
-  }
-  reader.max_scans = max_scans(std::uint64_t{reader.info.image_width} * reader.info.image_height);
-  switch (reader.info.jpeg_color_space) {
+/// The colours and the smallest scale that the options allow; false where the colours are none that are read.
+bool choose_grey(JpegReader& reader, ImageOptions options) {
+  jpeg_decompress_struct& info = reader.info;
+  switch (info.jpeg_color_space) {
     case JCS_GRAYSCALE:
     case JCS_YCbCr:
     case JCS_RGB:
-      reader.info.out_color_space = JCS_GRAYSCALE;  // of YCbCr only Y is transformed back
+      info.out_color_space = JCS_GRAYSCALE;  // of YCbCr only Y is transformed back
       break;
     case JCS_CMYK:
     case JCS_YCCK:
-      reader.info.out_color_space = JCS_CMYK;
+      info.out_color_space = JCS_CMYK;
       break;
     default:
       reader.failure = ImageStatus::unsupported;
       return false;
   }
-  const JDIMENSION side = std::min(reader.info.image_width, reader.info.image_height);
-  reader.info.scale_denom = 8;
-  reader.info.scale_num = 8;
-  while (!reader.full && reader.info.scale_num > 1 && (side * (reader.info.scale_num / 2) + 7) / 8 >= kMinSide) {
-    reader.info.scale_num /= 2;
-  }
-  reader.info.dct_method = JDCT_ISLOW;
-  jpeg_calc_output_dimensions(&reader.info);
+  const JDIMENSION side = std::min(info.image_width, info.image_height);
+  info.scale_denom = 8;
+  info.scale_num = 8;
+  while (!options.full && info.scale_num > 1 && (side * (info.scale_num / 2) + 7) / 8 >= kMinSide) info.scale_num /= 2;
   return true;
 }
 
-/// Decodes all rows into out (output_width x output_height) and reads on to the end-of-image marker.
-bool jpeg_rows_step(JpegReader& reader, std::uint8_t* out) {
-  if (setjmp(reader.escape) != 0) return false;
-  jpeg_decompress_struct& info = reader.info;
-  jpeg_start_decompress(&info);
-  const bool inks = info.out_color_space == JCS_CMYK;
-  JSAMPARRAY row = nullptr;
-  if (inks) {
-    row = (*info.mem->alloc_sarray)(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE, info.output_width * 4, 1);
-  }
-  while (info.output_scanline < info.output_height) {
-    std::uint8_t* line = out + static_cast<std::size_t>(info.output_scanline) * info.output_width;
-    if (!inks) {
-      jpeg_read_scanlines(&info, &line, 1);
-      continue;
-    }
-    jpeg_read_scanlines(&info, row, 1);
+/// All rows to grey levels.
+bool grey_rows(JpegReader& reader, std::uint8_t* out) {
+  const std::size_t width = reader.info.output_width;
+  const bool inks = reader.info.out_color_space == JCS_CMYK;
+  std::vector<std::uint8_t> row(inks ? width * 4 : 0);
+  for (std::uint8_t* line = out; line != out + width * reader.info.output_height; line += width) {
+    std::uint8_t* const to = inks ? row.data() : line;
+    if (!jpeg_lines_step(reader, &to, 1)) return false;
     // Four-ink files hold 255 minus the amount of ink, as Adobe writes them and all readers assume.
-    for (std::size_t x = 0; x < info.output_width; ++x) {
-      const std::uint8_t* ink = row[0] + 4 * x;
+    for (std::size_t x = 0; inks && x < width; ++x) {
+      const std::uint8_t* ink = &row[4 * x];
       const unsigned key = ink[3];
       line[x] = luma((ink[0] * key + 127) / 255, (ink[1] * key + 127) / 255, (ink[2] * key + 127) / 255);
     }
   }
-  jpeg_finish_decompress(&info);
-  return true;
+  return jpeg_finish_step(reader);
 }
 
 }  // namespace
 
 void decode_jpeg(std::span<const std::byte> bytes, ImageOptions options, GreyImage& image) {
-  JpegReader reader;
-  reader.data = reinterpret_cast<const unsigned char*>(bytes.data());
-  reader.size = bytes.size();
-  reader.full = options.full;
-  bool good = !too_many_segments({reader.data, reader.size}) && jpeg_header_step(reader);
+  JpegReader reader(bytes);
+  bool good = jpeg_open_step(reader);
   image.width = reader.info.image_width;
   image.height = reader.info.image_height;
+  good = good && choose_grey(reader, options) && jpeg_start_step(reader);
   if (good) {
     image.grey_width = reader.info.output_width;
     image.grey_height = reader.info.output_height;
     image.grey.resize(static_cast<std::size_t>(image.grey_width) * image.grey_height);
-    good = jpeg_rows_step(reader, image.grey.data());
+    good = grey_rows(reader, image.grey.data());
   }
   if (reader.out_of_memory) throw std::bad_alloc();
   image.status = good ? ImageStatus::ok : reader.failure;

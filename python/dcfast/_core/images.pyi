@@ -9,9 +9,11 @@ import typing
 
 import numpy
 import numpy.typing
+import typing_extensions
 
 __all__: list[str] = [
     "blur_boxes",
+    "crop_resize",
     "decode_grey",
     "encode_webp",
     "flat_quality",
@@ -20,6 +22,7 @@ __all__: list[str] = [
     "image_signatures",
     "image_signatures_of",
     "image_size",
+    "jpeg_version",
     "max_blur_side",
     "max_image_bytes",
     "max_image_parts",
@@ -39,6 +42,22 @@ def blur_boxes(
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
     Bytes of an image with boxes blurred, none where no box reaches over a pixel.
+    """
+
+def crop_resize(
+    encoded: typing_extensions.Buffer,
+    begin: numpy.typing.NDArray[numpy.int64],
+    size: numpy.typing.NDArray[numpy.int64],
+    windows: numpy.typing.NDArray[numpy.int32],
+    expected: numpy.typing.NDArray[numpy.int32],
+    out: numpy.typing.NDArray[numpy.uint8],
+    at: numpy.typing.NDArray[numpy.int64],
+    threads: typing.SupportsIndex,
+    reduced: bool,
+    tall_first_down: bool = True,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Statuses of JPEGs whose crops are written into a batch: 0 done, 1 not read here, 2 another size, 3 damaged.
     """
 
 def decode_grey(image: bytes, full: bool) -> tuple[int, numpy.typing.NDArray[numpy.uint8]]:
@@ -109,6 +128,11 @@ def image_signatures_of(
 def image_size(data: bytes) -> tuple[int, int]:
     """
     (width, height) by the image's header, 0 where unknown.
+    """
+
+def jpeg_version() -> str:
+    """
+    The JPEG library of the core.
     """
 
 def max_scans(pixels: typing.SupportsIndex) -> int:
