@@ -20,7 +20,9 @@ from dcfast.train.dali import DaliDecoder
 from dcfast.train.feed import Feed
 
 CHUNK = 256
-"""Samples that a thread makes at a time, at most: the chunks of a micro-batch are of one size, but for one."""
+"""Samples that a thread makes at a time, at most: what Python does for a chunk takes some two milliseconds."""
+_SMALL_CHUNK = 64
+"""Chunks of more samples are made smaller where there are threads without one."""
 _AHEAD_BYTES = 64 << 20  # of pixels a thread makes ahead, at most
 _LAST_CHUNK_SECONDS = 2.0
 """How long the threads of a training that ends may take to hear of it; those that hang end with the process."""
@@ -120,12 +122,14 @@ class _Chunks:
         rooms: whether the chunks of a batch lie in one memory.   pinned: it is page-locked.
     """
 
-    def __init__(self, maker: BatchMaker, first_step: int, last_step: int, *, rooms: bool, pinned: bool) -> None:
+    def __init__(
+        self, maker: BatchMaker, first_step: int, last_step: int, workers: int, *, rooms: bool, pinned: bool
+    ) -> None:
         spec = maker.spec
         self.maker = maker
         self._first, self._rooms, self._pinned = first_step, rooms, pinned
         self._accumulation, self._samples = spec.settings.accumulation, spec.micro_batch
-        self.per_batch: int = -(-spec.micro_batch // CHUNK)
+        self.per_batch: int = max(-(-spec.micro_batch // CHUNK), min(workers, spec.micro_batch // _SMALL_CHUNK))
         self.count: int = (last_step - first_step) * spec.settings.accumulation * self.per_batch
         self._lock = threading.Lock()
         self._open: dict[int, tuple[Room, int]] = {}  # batch -> its memory, and the chunks not begun
@@ -173,7 +177,7 @@ def iterate_batches(spec: BatchSpec, first_step: int, last_step: int, workers: i
     """
     maker = BatchMaker(spec)
     by_dali = spec.settings.decoder == "dali"
-    chunks = _Chunks(maker, first_step, last_step, rooms=not by_dali, pinned=device != "cpu")
+    chunks = _Chunks(maker, first_step, last_step, workers, rooms=not by_dali, pinned=device != "cpu")
     chunk_bytes = 3 * spec.image_size**2 * -(-spec.micro_batch // chunks.per_batch)
     ahead = max(workers * max(1, min(4, _AHEAD_BYTES // chunk_bytes)), chunks.per_batch) if workers else 0
     made = ChunksAhead(chunks.make, chunks.count, max(1, workers), ahead, maker.ended)
@@ -182,7 +186,7 @@ def iterate_batches(spec: BatchSpec, first_step: int, last_step: int, workers: i
 
     def remake(i: int) -> Batch:
         without = BatchMaker(spec.decoded_by("pil"))
-        return _Chunks(without, first_step, last_step, rooms=False, pinned=False).make(i)
+        return _Chunks(without, first_step, last_step, workers, rooms=False, pinned=False).make(i)
 
     decoder = DaliDecoder(spec.image_size, device=device, threads=workers)
     return Feed(_decoded(made, remake, decoder), chunks.per_batch, made.close)

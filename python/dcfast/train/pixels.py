@@ -1,25 +1,23 @@
 """Pixels of a chunk, written straight into the memory of a batch: by the core without the GIL, or by Pillow.
 
-The core decodes plain JPEGs bit for bit as Pillow does, which a few pictures confirm as a training starts: another
-version of Pillow may round otherwise, and then it decodes all. What the core leaves is Pillow's too, and counted.
+The core decodes plain JPEGs bit for bit as Pillow does, which a few pictures confirm as a training starts: where another
+version of Pillow differs, Pillow decodes all. What the core leaves is Pillow's too, and counted.
 """
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from threading import Event
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import images as core_images
-from dcfast.errors import DcfastError
 from dcfast.images.costs import BadImage
-from dcfast.train.decode import PilDecoder, ReducedPilDecoder, open_decoder
+from dcfast.images.crops import DAMAGED, OTHER_SIZE, pillow_rule
+from dcfast.train.decode import open_decoder
 from dcfast.train.source import RawSamples
 
 Draw = Callable[[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike], npt.NDArray[np.int32]]
@@ -28,7 +26,6 @@ PIECE = 32
 """Pictures that the core decodes at a time: between two pieces a loader hears that it is to end."""
 KINDS = ("JPEG", "JPEG of another size than indexed", "damaged JPEG", "PNG", "WEBP", "others")
 """Of pictures that Pillow decodes; a JPEG as such is one that the core leaves: CMYK, 12 bits, arithmetic coding, ..."""
-_ANOTHER_SIZE, _DAMAGED = 2, 3  # the core's statuses; 0 is done, 1 is left to Pillow
 
 
 class LoaderEnded(Exception):  # noqa: N818  (it never leaves the loader)
@@ -66,15 +63,13 @@ class PixelWriter:
     Args:
         decoder: its name. Of ``dali`` this is what decodes the rest.
         ended: set where nobody waits for pixels any more.
-    Attributes:
-        why_pillow: in words, why Pillow decodes all; empty where the core does what it can.
     """
 
     def __init__(self, decoder: str, ended: Event) -> None:
         self._pillow = open_decoder(decoder)
         self._reduced = decoder == "pil_reduced"
         self._ended = ended
-        self.why_pillow: str = core_differs()
+        self._rule = pillow_rule()
 
     def write(
         self,
@@ -121,7 +116,7 @@ class PixelWriter:
     ) -> npt.NDArray[np.uint8]:
         """(k,) the core's status of each."""
         status = np.ones(len(chosen), np.uint8)
-        if self.why_pillow:
+        if self._rule.difference:  # another version of Pillow: its pixels are the reference
             return status
         for first in range(0, len(chosen), PIECE):
             if self._ended.is_set():
@@ -130,7 +125,7 @@ class PixelWriter:
             status[first : first + PIECE] = core_images.crop_resize(
                 raw.data.data, raw.pictures.begin[part], raw.pictures.size[part], crops.windows[part],
                 np.maximum(crops.sizes[part], 1),
-                pixels, at[first : first + PIECE], 1, self._reduced,
+                pixels, at[first : first + PIECE], 1, self._reduced, self._rule.tall_first_down,
             )  # fmt: skip
         return status
 
@@ -138,39 +133,7 @@ class PixelWriter:
 def _kind(picture: memoryview, status: int) -> str:
     head = bytes(picture[:12])
     if head[:3] == b"\xff\xd8\xff":
-        return KINDS[status - 1] if status in (_ANOTHER_SIZE, _DAMAGED) else "JPEG"
+        return KINDS[status - 1] if status in (OTHER_SIZE, DAMAGED) else "JPEG"
     if head[:4] == b"\x89PNG":
         return "PNG"
     return "WEBP" if head[:4] + head[8:] == b"RIFFWEBP" else "others"
-
-
-@cache
-def core_differs() -> str:
-    """Why the pixels of this Pillow cannot be had from the core, in words; empty where both are equal.
-
-    Tried on a few pictures, once a process. Cost: 20 ms.
-    """
-    from PIL import Image, __version__
-
-    rng = np.random.default_rng(20)
-    for size, window, side in (
-        ((97, 61), (3, 2, 90, 55), 32), ((40, 200), (0, 0, 40, 190), 48), ((31, 17), (1, 1, 29, 16), 64),
-        ((300, 220), (7, 9, 288, 209), 24),
-    ):  # fmt: skip
-        small = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        small.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        data = np.frombuffer(file.getvalue(), np.uint8)
-        for reduced, pillow in ((False, PilDecoder()), (True, ReducedPilDecoder())):
-            ours = np.zeros((1, side, side, 3), np.uint8)
-            try:
-                [status] = core_images.crop_resize(
-                    data.data, np.zeros(1, np.int64), np.array([len(data)], np.int64), np.array([window], np.int32),
-                    np.array([size], np.int32), ours, np.zeros(1, np.int64), 1, reduced,
-                )  # fmt: skip
-            except DcfastError as error:
-                return str(error)
-            theirs = pillow(data.data, lambda *_, window=window: window, side)
-            if status or not np.array_equal(ours[0], theirs):
-                return f"Pillow {__version__} gives other pixels than the core"
-    return ""

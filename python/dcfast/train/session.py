@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dcfast.engine.progress import Silent
 from dcfast.errors import SubsetError
+from dcfast.images.crops import pillow_rule
 from dcfast.rundir.recorder import Recorder
 from dcfast.rundir.training_summary import DecoderDifference, LogLine, TrainedSource, TrainingSummary, TrainingTimes
 from dcfast.scales import smaller_batch
@@ -30,7 +31,7 @@ from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.learner import create_learner
 from dcfast.train.loop import Trainer
-from dcfast.train.pixels import KINDS, core_differs
+from dcfast.train.pixels import KINDS
 from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
@@ -143,8 +144,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     folder = Path(settings.out) / "train"
     if ranks.rank == 0:
         warn_of_slow_precision(settings.recipe().precision, ranks.device)
-        if core_differs():
-            _LOG.warning("  train: Pillow decodes all pictures, several times slower: %s", core_differs())
+        if pillow_rule().difference:
+            _LOG.warning("  train: Pillow decodes all pictures, several times slower: %s", pillow_rule().difference)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     sources = ranks.on_first(lambda: prepare_sources(settings, folder))
@@ -256,8 +257,8 @@ def _summary(trainer: Trainer) -> TrainingSummary:
         with suppress(ValueError):  # somebody's own
             lines.append(as_record(line, LogLine, str(log)))
     notes = [note for source in trainer.spec.sources for note in source.notes] + trainer.notes
-    if core_differs():
-        notes.append(f"Pillow decoded all pictures, several times slower: {core_differs()}")
+    if pillow_rule().difference:
+        notes.append(f"Pillow decoded all pictures, several times slower: {pillow_rule().difference}")
     if removed:
         notes.append(f"checkpoints that somebody removed: {', '.join(removed)}")
     return TrainingSummary(
