@@ -222,6 +222,19 @@ Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "
   }));
 }
 
+int decode_rgb_into(const py::bytes& image, Array<std::uint8_t> out) {
+  if (!out.dtype().equal(py::dtype::of<std::uint8_t>()) || out.ndim() != 3 || out.shape(2) != 3 || out.shape(0) > 0xFFFF || out.shape(1) > 0xFFFF) {
+    throw py::value_error(cat("out must be a uint8 array of shape (height, width, 3); got ", std::string(py::str(out.dtype())),
+                              " of shape ", std::string(py::str(out.attr("shape")))));
+  }
+  if ((out.flags() & py::array::c_style) == 0 || !out.writeable()) throw py::value_error("out must be contiguous and writable");
+  const auto height = static_cast<std::uint32_t>(out.shape(0));
+  const auto width = static_cast<std::uint32_t>(out.shape(1));
+  const auto view = view_of(image);
+  auto* const pixels = static_cast<std::uint8_t*>(out.mutable_data());
+  return static_cast<int>(enter_core([&](const Poll&) { return decode_rgb(view, width, height, pixels); }));
+}
+
 std::vector<std::string> texts_of(const auto& names) { return {names.begin(), names.end()}; }
 
 }  // namespace
@@ -250,6 +263,7 @@ void bind_images(py::module_& m) {
   m.def("crop_resize", &crops_of, "encoded"_a, "begin"_a, "size"_a, "windows"_a, "expected"_a, "out"_a, "at"_a, "threads"_a,
         "reduced"_a, "tall_first_down"_a = true,
         "Statuses of JPEGs whose crops are written into a batch: 0 done, 1 not read here, 2 another size, 3 damaged.");
+  m.def("decode_rgb", &decode_rgb_into, "image"_a, "out"_a, "The status of a whole JPEG, decoded into out as crop_resize decodes it.");
   m.def("jpeg_version", [] { return std::string(jpeg_library()); }, "The JPEG library of the core.");
   m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -60,21 +61,79 @@ Source box_of(const CropTask& task, std::uint32_t width, std::uint32_t height) {
   return {axis(task.window.left, task.window.width, width), axis(task.window.top, task.window.height, height)};
 }
 
-/// Rows by number, of which the last ones are kept.
+/// Rows by number, of which the last ones are kept, each with kRowPadding behind it.
 class RecentRows {
  public:
-  void reset(std::size_t row_bytes, std::size_t rows) {
-    row_bytes_ = row_bytes;
+  /// `astray`: bytes of each row's address beyond a cache line's.
+  void reset(std::size_t row_bytes, std::size_t rows, std::size_t astray = 0) {
+    stride_ = (row_bytes + kRowPadding + kLine - 1) / kLine * kLine;
     rows_ = rows;
-    bytes_.resize(row_bytes * rows);
+    bytes_.resize(stride_ * rows + 2 * kLine);
+    first_ = bytes_.data() + (kLine - reinterpret_cast<std::uintptr_t>(bytes_.data()) % kLine) + astray;
   }
-  std::uint8_t* at(std::size_t row) { return bytes_.data() + row % rows_ * row_bytes_; }
+  std::uint8_t* at(std::size_t row) { return first_ + row % rows_ * stride_; }
+  std::array<std::uint8_t*, kBlock> block(std::size_t row) {
+    std::array<std::uint8_t*, kBlock> rows;
+    for (std::size_t i = 0; i < kBlock; ++i) rows[i] = at(row + i);
+    return rows;
+  }
 
  private:
-  std::size_t row_bytes_ = 0;
+  static constexpr std::size_t kLine = 64;
+  std::size_t stride_ = 0;
   std::size_t rows_ = 1;
+  std::uint8_t* first_ = nullptr;
   std::vector<std::uint8_t> bytes_;
 };
+
+/// To rows that begin at a vector's boundary libjpeg-turbo writes past the cache, from where they would be read back at once.
+constexpr std::size_t kDecodedAstray = 8;
+
+CropStatus failed(const JpegReader& reader) {
+  if (reader.out_of_memory) throw std::bad_alloc();
+  const bool elsewhere = reader.failure == ImageStatus::unsupported || reader.failure == ImageStatus::too_large;
+  return elsewhere ? CropStatus::elsewhere : CropStatus::damaged;
+}
+
+bool is_plain(const jpeg_decompress_struct& info) {
+  const bool grey = info.jpeg_color_space == JCS_GRAYSCALE && info.num_components == 1;
+  const bool colour = (info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB) && info.num_components == 3;
+  return (grey || colour) && info.data_precision == 8 && !info.arith_code;
+}
+
+/// Whether low frequencies are not known to the last bit: libjpeg then smooths, each release in its own way.
+bool has_missing_scans(const jpeg_decompress_struct& info) {
+  if (!info.progressive_mode || info.coef_bits == nullptr) return false;
+  for (int component = 0; component < info.num_components; ++component) {
+    const int* const bits = info.coef_bits[component];
+    if (std::any_of(bits, bits + 10, [](int missing) { return missing != 0; })) return true;
+  }
+  return false;
+}
+
+/// Reads the header of a JPEG that may be decoded here, for RGB.
+CropStatus open_plain(JpegReader& reader, std::uint32_t width, std::uint32_t height) {
+  reader.strict = true;
+  if (reader.size > kMaxMemberBytes || image_format(std::as_bytes(std::span(reader.data, reader.size))) != ImageFormat::jpeg) {
+    return CropStatus::elsewhere;
+  }
+  if (!jpeg_open_step(reader)) return failed(reader);
+  reader.info.out_color_space = JCS_RGB;
+  return reader.info.image_width == width && reader.info.image_height == height ? CropStatus::done : CropStatus::other_size;
+}
+
+/// After the header: makes ready for lines.
+CropStatus start_plain(JpegReader& reader) {
+  if (!is_plain(reader.info)) return CropStatus::elsewhere;
+  if (!jpeg_start_step(reader)) return failed(reader);
+  return has_missing_scans(reader.info) ? CropStatus::elsewhere : CropStatus::done;
+}
+
+/// After the lines. What lies behind them is not decoded, but a file that was cut off is not taken.
+CropStatus end_of(JpegReader& reader) {
+  const bool all = reader.info.output_scanline == reader.info.output_height;
+  return (all ? jpeg_finish_step(reader) : jpeg_has_end(reader)) ? CropStatus::done : CropStatus::damaged;
+}
 
 /// One picture after another; buffers are kept from one to the next.
 class Cropper {
@@ -82,57 +141,23 @@ class Cropper {
   explicit Cropper(CropOptions options) : options_(options) {}
 
   CropStatus run(const CropTask& task) {
-    if (task.bytes.size() > kMaxMemberBytes || image_format(task.bytes) != ImageFormat::jpeg) return CropStatus::elsewhere;
     JpegReader reader(task.bytes);
-    reader.strict = true;
-    if (!jpeg_open_step(reader)) return failed(reader);
-    const jpeg_decompress_struct& info = reader.info;
-    if (info.image_width != static_cast<JDIMENSION>(task.expected_width) ||
-        info.image_height != static_cast<JDIMENSION>(task.expected_height)) {
-      return CropStatus::other_size;
-    }
-    if (!is_plain(info)) return CropStatus::elsewhere;
-    reader.info.out_color_space = JCS_RGB;
+    const auto width = static_cast<std::uint32_t>(task.expected_width);
+    const auto height = static_cast<std::uint32_t>(task.expected_height);
+    if (const CropStatus status = open_plain(reader, width, height); status != CropStatus::done) return status;
     const bool reduced = options_.reduced && may_reduce(task.window, options_.side);
     reader.info.scale_num = 1;
     reader.info.scale_denom = reduced ? reduction_of(task, options_.side) : 1;
-    if (!jpeg_start_step(reader)) return failed(reader);
-    if (has_missing_scans(info)) return CropStatus::elsewhere;
-    const Source source = reduced ? box_of(task, info.output_width, info.output_height) : cut_of(task.window);
+    if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
+    const Source source = reduced ? box_of(task, reader.info.output_width, reader.info.output_height) : cut_of(task.window);
     if (!(source.x.from < source.x.to && source.y.from < source.y.to)) return CropStatus::elsewhere;
     make_resize_taps(source.x.length, source.x.from, source.x.to, options_.side, across_);
     make_resize_taps(source.y.length, source.y.from, source.y.to, options_.side, down_);
-    if (!(is_first_down(source) ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out))) {
-      return failed(reader);
-    }
-    // What lies behind the window is not decoded, but a file that was cut off is not taken.
-    const bool ended = info.output_scanline < info.output_height ? jpeg_has_end(reader) : jpeg_finish_step(reader);
-    return ended ? CropStatus::done : CropStatus::damaged;
+    const bool good = is_first_down(source) ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out);
+    return good ? end_of(reader) : failed(reader);
   }
 
  private:
-  static CropStatus failed(const JpegReader& reader) {
-    if (reader.out_of_memory) throw std::bad_alloc();
-    const bool elsewhere = reader.failure == ImageStatus::unsupported || reader.failure == ImageStatus::too_large;
-    return elsewhere ? CropStatus::elsewhere : CropStatus::damaged;
-  }
-
-  static bool is_plain(const jpeg_decompress_struct& info) {
-    const bool grey = info.jpeg_color_space == JCS_GRAYSCALE && info.num_components == 1;
-    const bool colour = (info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB) && info.num_components == 3;
-    return (grey || colour) && info.data_precision == 8 && !info.arith_code;
-  }
-
-  /// Whether low frequencies are not known to the last bit: libjpeg then smooths, each release in its own way.
-  static bool has_missing_scans(const jpeg_decompress_struct& info) {
-    if (!info.progressive_mode || info.coef_bits == nullptr) return false;
-    for (int component = 0; component < info.num_components; ++component) {
-      const int* const bits = info.coef_bits[component];
-      if (std::any_of(bits, bits + 10, [](int missing) { return missing != 0; })) return true;
-    }
-    return false;
-  }
-
   /// Pillow's rule: where the height shrinks by more than twice as many pixels as the width.
   bool is_first_down(const Source& source) const {
     const std::int64_t side = options_.side;
@@ -140,9 +165,8 @@ class Cropper {
     return options_.tall_first_down && source.y.length - side > 2 * narrower;
   }
 
-  /// Lines of the decoded picture up to a row, thrown away.
-  bool skip(JpegReader& reader, std::uint32_t end, std::uint8_t* line) {
-    const std::array<std::uint8_t*, kBlock> lines = {line, line, line, line};
+  /// Decodes the lines up to a row, and throws them away.
+  static bool skip(JpegReader& reader, std::uint32_t end, const std::array<std::uint8_t*, kBlock>& lines) {
     while (reader.info.output_scanline < end) {
       if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, end - reader.info.output_scanline))) return false;
     }
@@ -160,23 +184,17 @@ class Cropper {
 
   bool across_then_down(JpegReader& reader, const Source& source, std::uint8_t* out) {
     const std::size_t out_bytes = std::size_t{3} * options_.side;
-    const std::size_t origin = std::size_t{3} * source.x.origin;
-    const std::size_t line_bytes = padded_row(reader.info.output_width, across_);
-    lines_.resize(kBlock * line_bytes);
-    rows_.reset(out_bytes + kRowPadding, 2 * std::size_t{down_.pairs} + kBlock);
-    std::array<std::uint8_t*, kBlock> lines, results;
+    lines_.reset(std::size_t{3} * reader.info.output_width, kBlock, kDecodedAstray);
+    rows_.reset(out_bytes, 2 * std::size_t{down_.pairs} + kBlock);
+    const std::array<std::uint8_t*, kBlock> lines = lines_.block(0);
     std::array<const std::uint8_t*, kBlock> cut;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      lines[i] = lines_.data() + i * line_bytes;
-      cut[i] = lines[i] + origin;
-    }
-    if (!skip(reader, source.y.origin + down_.begin, lines_.data())) return false;
+    for (std::size_t i = 0; i < kBlock; ++i) cut[i] = lines[i] + std::size_t{3} * source.x.origin;
+    if (!skip(reader, source.y.origin + down_.begin, lines)) return false;
     std::uint32_t place = 0;
     for (std::uint32_t row = down_.begin; row < down_.end; row += kBlock) {
       const std::uint32_t count = std::min(kBlock, down_.end - row);
       if (!jpeg_lines_step(reader, lines.data(), count)) return false;
-      for (std::size_t i = 0; i < kBlock; ++i) results[i] = rows_.at(row + i);
-      resize_across(cut.data(), across_, results.data());
+      resize_across(cut.data(), source.x.length, across_, scratch_, rows_.block(row).data());
       for (; place < options_.side && down_.last[place] <= row + count; ++place) {
         resize_down(rows_of(place, 0), down_, place, out_bytes, out + place * out_bytes);
       }
@@ -188,25 +206,21 @@ class Cropper {
     const std::size_t out_bytes = std::size_t{3} * options_.side;
     const std::size_t origin = std::size_t{3} * source.x.origin;
     const std::size_t cut_bytes = std::size_t{3} * source.x.length;
-    const std::size_t sum_bytes = padded_row(source.x.length, across_);
-    rows_.reset(padded_row(reader.info.output_width, across_), 2 * std::size_t{down_.pairs} + kBlock);
-    lines_.resize(kBlock * (sum_bytes + out_bytes + kRowPadding));
-    std::array<std::uint8_t*, kBlock> lines, sums, results;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      sums[i] = lines_.data() + i * sum_bytes;
-      results[i] = lines_.data() + kBlock * sum_bytes + i * (out_bytes + kRowPadding);
-    }
-    if (!skip(reader, source.y.origin + down_.begin, rows_.at(0))) return false;
+    rows_.reset(std::size_t{3} * reader.info.output_width, 2 * std::size_t{down_.pairs} + kBlock, kDecodedAstray);
+    lines_.reset(cut_bytes, kBlock);
+    results_.reset(out_bytes, kBlock);
+    const std::array<std::uint8_t*, kBlock> sums = lines_.block(0), results = results_.block(0);
+    const std::array<const std::uint8_t*, kBlock> summed = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]};
+    if (!skip(reader, source.y.origin + down_.begin, rows_.block(0))) return false;
     std::uint32_t place = 0;
     for (std::uint32_t row = down_.begin; row < down_.end; row += kBlock) {
       const std::uint32_t count = std::min(kBlock, down_.end - row);
-      for (std::size_t i = 0; i < kBlock; ++i) lines[i] = rows_.at(row + i);
-      if (!jpeg_lines_step(reader, lines.data(), count)) return false;
+      if (!jpeg_lines_step(reader, rows_.block(row).data(), count)) return false;
       for (; place < options_.side && down_.last[place] <= row + count; ++place) {
-        resize_down(rows_of(place, origin), down_, place, cut_bytes, sums[place % kBlock]);
         const std::uint32_t ready = place % kBlock + 1;
+        resize_down(rows_of(place, origin), down_, place, cut_bytes, sums[ready - 1]);
         if (ready < kBlock && place + 1 < options_.side) continue;
-        resize_across(sums.data(), across_, results.data());
+        resize_across(summed.data(), source.x.length, across_, scratch_, results.data());
         for (std::uint32_t i = 0; i < ready; ++i) std::memcpy(out + (place + 1 - ready + i) * out_bytes, results[i], out_bytes);
       }
     }
@@ -215,8 +229,8 @@ class Cropper {
 
   CropOptions options_;
   ResizeTaps across_, down_;
-  RecentRows rows_;
-  std::vector<std::uint8_t> lines_;
+  RecentRows lines_, rows_, results_;
+  std::vector<std::uint8_t> scratch_;
   std::vector<const std::uint8_t*> summed_;
 };
 
@@ -234,6 +248,18 @@ void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned 
       statuses[i] = cropper.run(tasks[i]);
     }
   }, poll);
+}
+
+CropStatus decode_rgb(std::span<const std::byte> bytes, std::uint32_t width, std::uint32_t height, std::uint8_t* out) {
+  JpegReader reader(bytes);
+  if (const CropStatus status = open_plain(reader, width, height); status != CropStatus::done) return status;
+  if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
+  std::array<std::uint8_t*, kBlock> lines;
+  for (std::uint32_t y = 0; y < height; y += kBlock) {
+    for (std::uint32_t i = 0; i < kBlock; ++i) lines[i] = out + std::size_t{3} * width * std::min(y + i, height - 1);
+    if (!jpeg_lines_step(reader, lines.data(), std::min(kBlock, height - y))) return failed(reader);
+  }
+  return end_of(reader);
 }
 
 }  // namespace dcfast

@@ -47,4 +47,8 @@ struct CropOptions {
 void crop_resize(std::span<const CropTask> tasks, CropOptions options, unsigned threads, std::span<CropStatus> statuses,
                  const Poll& poll = {});
 
+/// A whole JPEG of width x height to as many RGB pixels, as crop_resize decodes it, neither cut nor resampled: what the rest is
+/// measured and compared by. Undefined pixels where the status is not `done`.
+CropStatus decode_rgb(std::span<const std::byte> bytes, std::uint32_t width, std::uint32_t height, std::uint8_t* out);
+
 }  // namespace dcfast

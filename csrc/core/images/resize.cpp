@@ -42,30 +42,31 @@ void make_resize_taps(std::uint32_t length, float from, float to, std::uint32_t 
   const double reach = kReach * stretch;
   taps.first.resize(size);
   taps.last.resize(size);
+  const auto begin_at = [&](double centre) { return std::max(0, static_cast<int>(centre - reach + 0.5)); };
   std::uint32_t most = 0;
   for (std::uint32_t i = 0; i < size; ++i) {
     const double centre = from + (i + 0.5) * scale;
-    taps.first[i] = static_cast<std::uint32_t>(std::max(0, static_cast<int>(centre - reach + 0.5)));
+    taps.first[i] = static_cast<std::uint32_t>(begin_at(centre)) & ~1U;
     taps.last[i] = std::min(length, static_cast<std::uint32_t>(centre + reach + 0.5));
     most = std::max(most, taps.last[i] - taps.first[i]);
   }
   taps.begin = taps.first.front();
   taps.end = taps.last.back();
   taps.pairs = (most + 1) / 2;
-  taps.slots = (most + 3) / 4 * 4;
+  taps.slots = 2 * taps.pairs;
   taps.weights.assign(std::size_t{size} * taps.slots, 0);
   taps.split.resize(2 * taps.weights.size());
-  std::vector<double> shares(most);
+  std::vector<double> shares(taps.slots);
   for (std::uint32_t i = 0; i < size; ++i) {
     const double centre = from + (i + 0.5) * scale;
-    const std::uint32_t count = taps.last[i] - taps.first[i];
-    double sum = 0;
-    for (std::uint32_t k = 0; k < count; ++k) {
-      sum += shares[k] = cubic((static_cast<int>(taps.first[i] + k) - centre + 0.5) * (1 / stretch));
-    }
+    const auto first = static_cast<int>(taps.first[i]);
+    const auto count = static_cast<int>(taps.last[i]) - first;
+    const int ahead = begin_at(centre) - first;  // one place with a zero, or none
     std::int32_t* const weights = &taps.weights[std::size_t{i} * taps.slots];
-    for (std::uint32_t k = 0; k < count; ++k) {
-      const double share = sum == 0 ? shares[k] : shares[k] / sum;
+    double sum = 0;
+    for (int k = ahead; k < count; ++k) sum += shares[static_cast<std::size_t>(k)] = cubic((first + k - centre + 0.5) * (1 / stretch));
+    for (int k = ahead; k < count; ++k) {
+      const double share = sum == 0 ? shares[static_cast<std::size_t>(k)] : shares[static_cast<std::size_t>(k)] / sum;
       weights[k] = static_cast<std::int32_t>(share * (1 << kWeightBits) + (share < 0 ? -0.5 : 0.5));
     }
     std::int16_t* const split = &taps.split[std::size_t{2} * i * taps.slots];
@@ -76,16 +77,22 @@ void make_resize_taps(std::uint32_t length, float from, float to, std::uint32_t 
   }
 }
 
-void resize_across(const std::uint8_t* const* rows, const ResizeTaps& taps, std::uint8_t* const* out) {
+void resize_across(const std::uint8_t* const* rows, std::size_t width, const ResizeTaps& taps, std::vector<std::uint8_t>& scratch,
+                   std::uint8_t* const* out) {
 #ifdef DCFAST_HAVE_AVX2
-  if (use_avx2()) return avx2::resize_across(rows, taps.first.data(), taps.split.data(), taps.size(), taps.slots, taps.pairs, out);
+  if (use_avx2()) {
+    constexpr std::size_t line = 64;
+    scratch.resize((width / 2 + taps.pairs + 3) * avx2::kPairBytes + line);
+    std::uint8_t* const pixels = scratch.data() + (line - reinterpret_cast<std::uintptr_t>(scratch.data()) % line) % line;
+    return avx2::resize_across(rows, width, taps.first.data(), taps.split.data(), taps.size(), taps.slots, taps.pairs, pixels, out);
+  }
 #endif
   for (std::size_t row = 0; row < kAcrossRows; ++row) {
     for (std::uint32_t x = 0; x < taps.size(); ++x) {
       const std::uint8_t* pixel = rows[row] + std::size_t{3} * taps.first[x];
       const std::int32_t* const weights = &taps.weights[std::size_t{x} * taps.slots];
       std::int32_t red = kHalf, green = kHalf, blue = kHalf;
-      for (std::uint32_t k = 0; k < 2 * taps.pairs; ++k, pixel += 3) {
+      for (std::uint32_t k = 0; k < taps.last[x] - taps.first[x]; ++k, pixel += 3) {
         red += pixel[0] * weights[k];
         green += pixel[1] * weights[k];
         blue += pixel[2] * weights[k];

@@ -15,6 +15,7 @@ __all__: list[str] = [
     "blur_boxes",
     "crop_resize",
     "decode_grey",
+    "decode_rgb",
     "encode_webp",
     "flat_quality",
     "format_names",
@@ -63,6 +64,11 @@ def crop_resize(
 def decode_grey(image: bytes, full: bool) -> tuple[int, numpy.typing.NDArray[numpy.uint8]]:
     """
     (status, grey levels).
+    """
+
+def decode_rgb(image: bytes, out: numpy.typing.NDArray[numpy.uint8]) -> int:
+    """
+    The status of a whole JPEG, decoded into out as crop_resize decodes it.
     """
 
 def encode_webp(
