@@ -349,9 +349,9 @@ def _hang_later(self: OpenSource, rows: Any) -> Any:
 
 
 def _hang_in_the_11th_read() -> None:
+    _short_limits()
     _hang_later.reads = 0  # type: ignore[attr-defined]
     OpenSource.read = _hang_later  # type: ignore[method-assign]
-    _short_limits()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Pixels of a chunk, written straight into the memory of a batch: by the core without the GIL, or by Pillow.
 
-The core decodes plain JPEGs bit for bit as Pillow does, which a few pictures confirm as a training starts: where another
-version of Pillow differs, Pillow decodes all. What the core leaves is Pillow's too, and counted.
+The core decodes plain JPEGs bit for bit as Pillow does, which a few pictures confirm as a training starts: where
+another version of Pillow differs, Pillow decodes all. What the core leaves is Pillow's too, and counted.
 """
 
 from __future__ import annotations
