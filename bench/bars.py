@@ -128,6 +128,18 @@ def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Ba
     return faster, Bar(f"{op}_memory_vs_datacomp", "bench_filters", f"its memory: {work}", f"{op}_memory", *least)
 
 
+def _loader(quality: int) -> tuple[Bar, ...]:
+    """CPU time an image, beside the peers'."""
+    work, op = f"training loader, 512-pixel JPEG q{quality}, CPU time", f"loader_uint8_q{quality}"
+    return tuple(
+        Bar(f"{op}_vs_{name}", "bench_loader", work, op, peer, "dcfast", "least", bar, stretch, LOADER_FLOOR)
+        for name, peer, bar, stretch in (
+            ("open_clip", OPEN_CLIP_LOADER, 3, 4),
+            ("torchvision", TORCHVISION_LOADER, 1.7, 2.2),
+        )
+    )
+
+
 def _loss(cell: str, bar: float, stretch: float) -> Bar:
     name, work = f"clip_loss_{cell}", f"CLIP loss and gradients, {cell} of 48 cells"
     return Bar(f"{name}_vs_open_clip", "bench_loss", work, name, OPEN_CLIP, "dcfast", "least", bar, stretch)
@@ -310,6 +322,8 @@ BARS: tuple[Bar, ...] = (
     ),
     _acquire("acquire_vs_img2dataset", "images of the net into shards, one core", "dcfast"),
     _acquire("acquire_exact_vs_img2dataset", "the same, pixel for pixel img2dataset's", "dcfast, exact"),
+    *_loader(85),
+    *_loader(95),
 )
 
 

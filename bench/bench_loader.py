@@ -1,11 +1,13 @@
 """The training loader: 512-pixel JPEGs in shards to shuffled batches of 224-pixel uint8 pictures with tokens.
 
-dcfast beside open_clip's own loader and webdataset with torchvision's second transforms, two workers each; CPU
-milliseconds an image come first, since they tell what a core can feed. Start-up is taken off: a short run from a long one.
+dcfast beside open_clip's own loader and webdataset with torchvision's second transforms, two workers each. The times
+compared are CPU seconds, which tell what a core can feed; start-up is taken off, a short run from a long one. Both form
+their batches alike: uint8 on all sides, and float32, normalised, as open_clip's loader gives them.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -19,22 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
+from bench import harness, make_pool
 from bench.bars import LOADER_FLOOR, OPEN_CLIP_LOADER, TORCHVISION_LOADER, Value
 from bench.harness import Absent, Side, Timed, WrongAnswerError
-from bench.loader_sides import MODEL, SIDE
+from bench.loader_sides import MODEL, SIDE, SIDES
 
 BATCH = 256
 PICTURE = 512
+PROVIDERS = {"dcfast": "dcfast", "open_clip": OPEN_CLIP_LOADER, "torchvision": TORCHVISION_LOADER}
 DISTINCT = 96  # pictures; the others are these again
 SHARDS = 4
 _WORDS = (
-    "a the of with near red green old small quiet wooden cat dog child bicycle house river bridge market winter".split()
+    *("a", "the", "of", "with", "near", "red", "green", "old", "small", "quiet", "wooden", "cat", "dog", "child"),
+    *("bicycle", "house", "river", "bridge", "market", "winter", "photograph", "handmade", "vintage", "kitchen"),
 )
 
 
 def make_shards(folder: Path, count: int, quality: int) -> list[str]:
-    """Shards of square JPEGs whose spectrum falls as that of photographs does, with captions of eight to twenty words."""
+    """Shards of square JPEGs whose spectrum falls as that of photographs does, with captions of 8 to 20 words."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,23 +83,24 @@ def _write(paths: list[str], pictures: list[bytes], count: int, rng: np.random.G
 
 
 class Process:
-    """A side that makes batches in processes of its own; each turn a short run and a long one."""
+    """A side that makes batches in processes of its own: a long run and, to take start-up off, a short one."""
 
-    def __init__(self, side: str, request: dict[str, Any], batches: int) -> None:
+    def __init__(self, side: str, request: dict[str, Any], batches: int, *, short: bool) -> None:
         self.request = {**request, "side": side}
-        self.batches = batches
-        self.note = ""
+        self.batches, self.short = batches, short
 
     def run(self) -> Timed:
         """CPU seconds of as many images as the long run has more than the short one."""
-        short, long = (self._once(n) for n in (self.request["workers"], self.batches))
+        long = self._once(self.batches)
+        short = self._once(self.request["workers"]) if self.short else {"images": 0, "cpu_s": 0.0, "seconds": 0.0}
         images = long["images"] - short["images"]
         cpu, seconds = long["cpu_s"] - short["cpu_s"], long["seconds"] - short["seconds"]
-        self.note = (
-            f"{1e3 * cpu / images:.2f} CPU ms an image, {images / max(seconds, 1e-9):.0f} images/s, "
-            f"first batch after {min(short['first_s'], long['first_s']):.2f} s"
+        first = min(long["first_s"], short.get("first_s", long["first_s"]))
+        print(
+            f"  {self.request['side']} ({self.request['form']}): {1e3 * cpu / images:.2f} CPU ms an image, "
+            f"{images / max(seconds, 1e-9):.0f} images/s, first batch after {first:.2f} s",
+            flush=True,
         )
-        print(f"  {self.request['side']} ({self.request['form']}): {self.note}", flush=True)
         return Timed(cpu, images)
 
     def _once(self, batches: int) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def check_pixels(shards_dir: str, work: Path) -> None:
     from dcfast.train.source import OpenSource, prepare_source
 
     source = TrainSource(shards=shards_dir)
-    overrides = {"model": MODEL, "global_batch": 64, "samples_seen": 1 << 20, "crop_scale": 0.9}
+    overrides: dict[str, int | float | str] = {"model": MODEL, "global_batch": 64, "samples_seen": 1 << 20}
     settings = TrainSettings(out=str(work), sources=(source,), overrides=overrides, resample=False)
     files = prepare_source(source, work, 0)
     batch = next(iterate_batches(BatchSpec(settings, (files,), SIDE), 0, 1, 2))
@@ -163,40 +168,33 @@ def floor(shards: list[str], images: int) -> Timed:
 
 def time_loader(bench: harness.Bench) -> None:
     options = bench.options
-    count, batches = (600, 4) if options.quick else (3_000, 10)
-    batch = 64 if options.quick else BATCH
-    images = batch * (batches - options.threads)
+    count, batches, batch = (300, 2 * options.threads, 32) if options.quick else (3_000, 10, BATCH)
+    images = batch * (batches if options.quick else batches - options.threads)
     for quality in (85, 95):
-        from bench.make_pool import cache_dir
-
-        folder = cache_dir(options.cache) / f"loader-{count}-{quality}"
+        folder = make_pool.cache_dir(options.cache) / f"loader-{count}-{quality}"
         shards = make_shards(folder / "shards", count, quality)
-        paths = [str(harness.REPO_ROOT)] + ([options.webdataset] if options.webdataset else [])
+        paths = [*([options.webdataset] if options.webdataset else []), str(harness.REPO_ROOT)]
         request = {
             "shards": "::".join(shards), "shards_dir": str(folder), "work": str(folder / "work"), "batch": batch,
-            "workers": options.threads, "seed": 3, "paths": paths[::-1],
+            "workers": options.threads, "seed": 3, "paths": paths,
         }  # fmt: skip
         check_pixels(str(folder), folder / "work")
-        for form in ("uint8", "float32"):
-            sides: list[Side | Absent] = []
+        for form, names in (("uint8", SIDES), ("float32", ("dcfast", "open_clip")))[: 1 + (quality == 85)]:
             asked = {**request, "form": form}
-            for name, provider in (
-                ("dcfast", "dcfast"),
-                ("open_clip", OPEN_CLIP_LOADER),
-                ("torchvision", TORCHVISION_LOADER),
-            ):
-                if form == "float32" and name == "torchvision":
-                    continue
-                process = Process(name, asked, batches)
-                sides.append(
-                    Side(provider, process.run, partial(_check_count, provider, images), threads=options.threads)
-                )
+            sides = [_side(name, asked, batches, images, options) for name in names]
             if form == "uint8":
-                sides.append(
-                    Side(LOADER_FLOOR, partial(floor, shards, images), partial(_check_count, LOADER_FLOOR, images))
-                )
-            shape = f"{images} images of {PICTURE} pixels, q{quality}, CPU seconds, {options.threads} workers, {form} batches of {batch}"
+                check = partial(_check_count, LOADER_FLOOR, images)
+                sides.append(Side(LOADER_FLOOR, partial(floor, shards, images), check, once=True))
+            shape = f"CPU seconds of {images} images of {PICTURE} pixels, q{quality}, {form} batches of {batch}"
             bench.compare(f"loader_{form}_q{quality}", sides, shape=shape, rounds=1, touched=shards)
+
+
+def _side(name: str, asked: dict[str, Any], batches: int, images: int, options: argparse.Namespace) -> Side | Absent:
+    provider = PROVIDERS[name]
+    if name != "dcfast" and not options.webdataset:
+        return Absent(provider, "no webdataset 0.2.86: pass --webdataset DIR")
+    process = Process(name, asked, batches, short=not options.quick)
+    return Side(provider, process.run, partial(_check_count, provider, images), threads=options.threads, once=True)
 
 
 def _check_count(provider: str, wanted: int, got: int) -> None:
