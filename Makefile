@@ -97,7 +97,7 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch 
 tsan: $(VENV)/.build ## the C++ tests under ThreadSanitizer
 	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
 
-fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language models, filters, json, arrays, parquet, FUZZ_SECONDS each (needs clang)
+fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language models, JPEGs, filters, json, arrays, parquet, FUZZ_SECONDS each (needs clang)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
 	$(INSTALL) atheris
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz

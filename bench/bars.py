@@ -70,6 +70,7 @@ FAISS = "faiss IndexFlatIP"
 FAISS_BINARY = "faiss IndexBinaryFlat"
 FAISS_L2 = "faiss IndexFlatL2 and sums"
 DECODE_FLOOR = "floor: libjpeg decodes grey"
+RGB_FLOOR = "floor: libjpeg decodes RGB"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
 IMG2DATASET = "img2dataset"
@@ -103,6 +104,17 @@ def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
 def _dataset(name: str, op: str, peer: str, bar: float, under: str = "dcfast") -> Bar:
     work = f"a pool by DataLoader, {'by random numbers' if under != 'dcfast' else op.removeprefix('dataset_')}"
     return Bar(name, "bench_pool_dataset", work, op, peer, under, sense="least", bar=bar, stretch=None)
+
+
+def _decode(quality: int) -> tuple[Bar, ...]:
+    op = f"decode_q{quality}"
+    work = f"JPEG of 512 pixels, quality {quality}, to a crop of 224"
+    sides = (
+        Bar(f"{op}_vs_floor", "bench_decode", work, op, "dcfast", RGB_FLOOR, "most", 1.7, 1.5, RGB_FLOOR),
+        Bar(f"{op}_vs_pillow", "bench_decode", work, op, "Pillow", "dcfast", "least", 2, None, RGB_FLOOR),
+    )
+    threads = ("dcfast", "dcfast, 2 threads", "least", 1.9, None)
+    return (*sides, Bar(f"{op}_threads", "bench_decode", f"{work}, one thread and two", f"{op}_threads", *threads))
 
 
 def _acquire(name: str, work: str, under: str) -> Bar:
@@ -232,6 +244,8 @@ BARS: tuple[Bar, ...] = (
         stretch=None,
         floor=DECODE_FLOOR,
     ),
+    *_decode(85),
+    *_decode(95),
     Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",

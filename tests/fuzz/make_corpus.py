@@ -169,12 +169,38 @@ def parquets() -> dict[str, bytes]:
     return made
 
 
+def crops() -> dict[str, bytes]:
+    from PIL import Image
+
+    y, x = np.mgrid[:19, :27]
+    image = Image.fromarray(np.stack([9 * x, 12 * y, (x * y) % 251], axis=-1).astype(np.uint8))
+    kinds: dict[str, tuple[str, dict[str, int]]] = {
+        "plain": ("RGB", {}),
+        "full": ("RGB", {"subsampling": 0, "quality": 95}),
+        "half": ("RGB", {"subsampling": 1, "quality": 30}),
+        "restarts": ("RGB", {"restart_marker_blocks": 2}),
+        "progressive": ("RGB", {"progressive": 1}),
+        "grey": ("L", {"optimize": 1}),
+        "inks": ("CMYK", {}),
+    }
+    made = {}
+    for name, (mode, options) in kinds.items():
+        out = io.BytesIO()
+        image.convert(mode).save(out, "JPEG", **options)
+        # window, side, whether reduced and in which order (tests/fuzz/fuzz_crop.cpp)
+        made[f"{name}-whole"] = bytes((0, 0, 255, 255, 9, 0)) + out.getvalue()
+        made[f"{name}-part"] = bytes((40, 30, 200, 100, 2, 3)) + out.getvalue()
+    made["tall"] = bytes((100, 0, 20, 255, 6, 0)) + made["plain-whole"][6:]
+    return made
+
+
 def main(directory: Path) -> None:
     domains = {
         "tar": tars(),
         "segment": segments(),
         "text": texts(),
         "model": models(),
+        "crop": crops(),
         "filter": filters(),
         "json": {f"json-{i}": text.encode("utf-8", "surrogatepass") for i, text in enumerate(JSONS + _MORE_JSONS)},
         "arrays": arrays(),

@@ -14,7 +14,7 @@ keep=${4:-}
 here=$(dirname "$0")
 mkdir -p "$build/findings"
 "$python" "$here/make_corpus.py" "$build/seeds"
-for target in tar segment text model filter json arrays parquet; do
+for target in tar segment text model crop filter json arrays parquet; do
   mkdir -p "$build/corpus/$target"
   rm -rf "$build/kept/$target"
   mkdir -p "$build/kept/$target"
