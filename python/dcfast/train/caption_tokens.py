@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.models.clip import load_tokenizer
-from dcfast.models.tokens import core_tokenizer
+from dcfast.models.tokens import CoreTokenizer, core_tokenizer
 from dcfast.train.source import RawSamples
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 _CACHED_CAPTIONS = 1 << 16
 _REMEMBERED_CHARACTERS = 2048
 """Of a caption whose tokens are kept; with longer ones, strangers could fill the memory."""
+
+
+@cache
+def _core_of(model: str) -> CoreTokenizer | None:
+    return core_tokenizer(load_tokenizer(model))
 
 
 class CaptionTokens:
@@ -30,7 +36,7 @@ class CaptionTokens:
 
     def __init__(self, model: str) -> None:
         self._tokenizer = load_tokenizer(model)
-        self._core = core_tokenizer(self._tokenizer)
+        self._core = _core_of(model)
         self.context: int = int(self._tokenizer([""]).shape[1]) if self._core is None else self._core.context
         self._known: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # open_clip's own keeps the words it has met
