@@ -82,6 +82,9 @@ WEBDATASET_SHUFFLED = "webdataset, shuffled"
 TORCH_LOGITS = "the formula in torch, with logits"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
+OPEN_CLIP_LOADER = "open_clip's loader"
+TORCHVISION_LOADER = "webdataset + torchvision v2"
+LOADER_FLOOR = "floor: the core's crops alone"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
 GCLD3_FLOOR = "floor: gcld3 of the rows that need it"
 PREAD_FLOOR = "floor: one pread a member"
@@ -135,6 +138,18 @@ def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Ba
     )
     least = ("dcfast", BASELINES, "most", 1, None, "", "peak_bytes")
     return faster, Bar(f"{op}_memory_vs_datacomp", "bench_filters", f"its memory: {work}", f"{op}_memory", *least)
+
+
+def _loader(quality: int) -> tuple[Bar, ...]:
+    """CPU time an image, beside the peers'."""
+    work, op = f"training loader, 512-pixel JPEG q{quality}, CPU time", f"loader_uint8_q{quality}"
+    return tuple(
+        Bar(f"{op}_vs_{name}", "bench_loader", work, op, peer, "dcfast", "least", bar, stretch, LOADER_FLOOR)
+        for name, peer, bar, stretch in (
+            ("open_clip", OPEN_CLIP_LOADER, 3, 4),
+            ("torchvision", TORCHVISION_LOADER, 1.7, 2.2),
+        )
+    )
 
 
 def _loss(cell: str, bar: float, stretch: float) -> Bar:
@@ -321,6 +336,8 @@ BARS: tuple[Bar, ...] = (
     ),
     _acquire("acquire_vs_img2dataset", "images of the net into shards, one core", "dcfast"),
     _acquire("acquire_exact_vs_img2dataset", "the same, pixel for pixel img2dataset's", "dcfast, exact"),
+    *_loader(85),
+    *_loader(95),
 )
 
 

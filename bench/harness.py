@@ -292,6 +292,7 @@ def parse_options(name: str, argv: Sequence[str] | None, description: str | None
     add(
         "--peers-python", default=sys.executable, metavar="PATH", help="interpreter with DALI and webdataset < 1 (wids)"
     )
+    add("--webdataset", metavar="DIR", help="directory with webdataset 0.2.86, without which open_clip's loader fails")
     add("--datacomp", metavar="DIR", help="checkout of DataComp's repository")
     add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py and baselines.py run")
     add("--img2dataset-python", metavar="PATH", help="interpreter that has img2dataset")

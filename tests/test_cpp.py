@@ -57,7 +57,7 @@ def test_cpp(cpp_build: Path) -> None:
 
 
 #: the folders of csrc/core, ground first: each may include those before it
-LEVELS = ("system", "uids", "hashing", "similarity", "images", "filters", "index", "access", "reshard")
+LEVELS = ("system", "tokens", "uids", "hashing", "similarity", "images", "filters", "index", "access", "reshard")
 
 
 def test_the_folders_of_the_core_include_downwards(repo_root: Path) -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.lint
 
 ROOT = Path(__file__).resolve().parent.parent
 STUBS = sorted((ROOT / "python/dcfast/_core").glob("*.pyi"))
-DOMAINS = {"access", "filters", "hashing", "images", "index", "reshard", "similarity", "system", "uids"}
+DOMAINS = {"access", "filters", "hashing", "images", "index", "reshard", "similarity", "system", "tokens", "uids"}
 #: types that say too little: of any dtype, of any elements, of any kind
 VAGUE = {"Any", "object", "Incomplete", "ndarray", "array", "list", "dict", "tuple", "set", "Callable", "Sequence"}
 

@@ -212,6 +212,7 @@ void bind_index(py::module_& m);
 void bind_reshard(py::module_& m);
 void bind_similarity(py::module_& m);
 void bind_system(py::module_& m);
+void bind_tokens(py::module_& m);
 void bind_uids(py::module_& m);
 
 }  // namespace dcfast::bindings

@@ -78,6 +78,7 @@ PYBIND11_MODULE(_core, m) {
       {"reshard", &bind_reshard, "Shards of selected samples, and the keyed permutation."},
       {"similarity", &bind_similarity, "Hamming distances of perceptual hashes."},
       {"system", &bind_system, "Mapped files."},
+      {"tokens", &bind_tokens, "Tokens of captions."},
       {"uids", &bind_uids, "Sorted arrays of uids and of uid records."},
   };
   for (const Domain& domain : domains) {

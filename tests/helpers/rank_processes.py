@@ -77,11 +77,6 @@ class Ranks:
             time.sleep(0.02)
         return [process.exitcode for process in self.processes]
 
-    def children(self, rank: int) -> list[int]:
-        """The processes of a rank, oldest first: its loaders."""
-        pid = self.processes[rank].pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
     def said(self, rank: int) -> str:
         return self.outputs[rank].read_text(errors="replace")
 

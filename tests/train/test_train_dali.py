@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dcfast.access.reader import PoolReader
 from dcfast.errors import MissingDependencyError
 from dcfast.storage.records import plain
 from dcfast.train import batches, dali, train
 from dcfast.train.batch import Encoded
-from dcfast.train.batches import BatchMaker, iterate_batches
+from dcfast.train.batches import BatchMaker
 from dcfast.train.dali import DaliDecoder, plain_jpeg
+from dcfast.train.loader import iterate_batches
 from dcfast.train.source import prepare_source
 from pool_builder import picture
 from test_train_batches import jpeg, same, spec_of
@@ -168,7 +170,7 @@ def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: py
     assert 0 < (good.images.float() - wanted[1].images.float()).abs().max() <= 8
     # the loader's own way there: garbage that passes for a plain JPEG
     monkeypatch.setattr(batches, "plain_jpeg", lambda data: None if data[:2] == b"no" else (64, 64))
-    monkeypatch.setattr(batches._Crop, "size", property(lambda self: (64, 64), lambda self, value: None), raising=False)
+    monkeypatch.setattr(PoolReader, "picture_sizes", lambda _, rows: np.full((len(rows), 2), 64, np.uint32))
     monkeypatch.setattr(Encoded, "pictures", lambda self: [np.zeros(50, np.uint8)] * len(self.indices))
     again = list(iterate_batches(spec, 0, 2, 0))
     for step, (a, b) in enumerate(zip(again, wanted, strict=True)):

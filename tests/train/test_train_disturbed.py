@@ -176,22 +176,20 @@ def _hang(self: Any, rows: Any) -> Any:
     time.sleep(600)
 
 
-def _hang_in_reads() -> None:
-    OpenSource.read = _hang  # type: ignore[method-assign]
+_read = OpenSource.read
 
 
-def test_a_loader_that_hangs_is_ended_with_its_training(source: TrainSource, tmp_path: Path) -> None:
-    settings = small(tmp_path / "out", source, workers=2)
-    with started(tmp_path / "ranks", settings, prepare=_hang_in_reads) as ranks:
-        children: list[int] = []
-        deadline = time.monotonic() + 60
-        while len(children) < 2 and time.monotonic() < deadline:
-            children = ranks.children(0)
-            time.sleep(0.1)
-        os.kill(children[1], signal.SIGKILL)
-        assert ranks.statuses(30) == [1]
-        assert "a worker that reads training samples died" in ranks.said(0)
-    assert not Path(f"/proc/{children[0]}").exists()
+def _marker(pool: Path, rank: int | str) -> Path:
+    """Where it is there, the disk answers this rank no more."""
+    return next(pool.rglob("*.tar")).parent / f"hang-{rank}"
+
+
+def _hang_when_told() -> None:
+    def read(self: OpenSource, rows: Any) -> Any:
+        hangs = (Path(self.files.shards_dir) / f"hang-{os.environ['RANK']}").exists()
+        return _hang(self, rows) if hangs else _read(self, rows)
+
+    OpenSource.read = read  # type: ignore[method-assign]
 
 
 # --- two ranks ------------------------------------------------------------------------------------------------------
@@ -210,7 +208,7 @@ class _World:
 
     def start(self) -> Ranks:
         ranks = [self.settings, replace(self.settings, workers=2)]
-        return Ranks(self.folder / "ranks", ranks, None)
+        return Ranks(self.folder / "ranks", ranks, _hang_when_told)
 
 
 def _world(folder: Path, source: TrainSource, rank_timeout: float = 6.0) -> _World:
@@ -235,12 +233,8 @@ def _signal(number: int) -> Callable[[_World, Ranks, random.Random], None]:
     return send
 
 
-def _kill_loader(world: _World, ranks: Ranks, draw: random.Random) -> None:
-    os.kill(draw.choice(ranks.children(draw.randrange(2))), signal.SIGKILL)
-
-
-def _stop_loader(world: _World, ranks: Ranks, draw: random.Random) -> None:
-    os.kill(draw.choice(ranks.children(draw.randrange(2))), signal.SIGSTOP)
+def _stop_disk(world: _World, ranks: Ranks, draw: random.Random) -> None:
+    _marker(world.folder / "pool", draw.randrange(2)).write_text("")
 
 
 def _cut_shard(world: _World, ranks: Ranks, draw: random.Random) -> None:
@@ -256,10 +250,9 @@ DISTURBANCES = {
     "stop": (_signal(signal.SIGSTOP), "has given no sign of life for 6 s"),
     "term": (_signal(signal.SIGTERM), "stopped; the same command"),
     "usr1": (_signal(signal.SIGUSR1), "stopped; the same command"),
-    "loader": (_kill_loader, "a worker that reads training samples died"),
     "cut": (_cut_shard, "a shard cannot be read as it was indexed"),
     "gone": (_remove_shard, "a shard cannot be read as it was indexed"),
-    "hang": (_stop_loader, "its loader was stopped or hangs, or the disk does not answer"),
+    "hang": (_stop_disk, "its loader was stopped or hangs, or the disk does not answer"),
 }
 
 
@@ -281,6 +274,8 @@ def _disturb(world: _World, source: TrainSource, name: str, draw: random.Random)
             assert message is None or message in said, (name, statuses, said)
     finally:
         ranks.kill()
+    for rank in range(2):
+        _marker(world.folder / "pool", rank).unlink(missing_ok=True)
     for shard in Path(str(source.shards)).rglob("*.tar"):
         shutil.copy2(shard, world.folder / "pool" / shard.relative_to(str(source.shards)))
 
@@ -304,16 +299,17 @@ def test_a_random_fault_and_the_same_command_again(
 
 
 def _short_limits() -> None:
+    _hang_when_told()
     control.POLL_SECONDS = loop.POLL_SECONDS = 0.1
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
+def test_a_loader_that_hangs_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
     world = _world(tmp_path, source, rank_timeout=2.0)
     with started(tmp_path / "ranks", world.settings, world.settings, prepare=_short_limits) as ranks:
         wait_for_step(world.out, 20)
-        os.kill(ranks.children(rank)[0], signal.SIGSTOP)
+        _marker(world.folder / "pool", rank).write_text("")
         assert ranks.statuses(20) == [1, 1]
         said = ranks.said(0).splitlines()
         assert re.search(rf"train: rank {rank} waits for training samples since \d+ s \(step \d\d\)", said[-2])
@@ -331,21 +327,20 @@ def test_a_signal_while_a_rank_waits_for_its_loader_saves(
     source: TrainSource, undisturbed: Path, tmp_path: Path
 ) -> None:
     world = _world(tmp_path, source, rank_timeout=60.0)
-    with started(tmp_path / "ranks", world.settings, world.settings) as ranks:
+    marker = _marker(world.folder / "pool", 1)
+    with started(tmp_path / "ranks", world.settings, world.settings, prepare=_hang_when_told) as ranks:
         wait_for_step(world.out, 20)
-        os.kill(ranks.children(1)[0], signal.SIGSTOP)
+        marker.write_text("")
         time.sleep(1.0)  # rank 1 has used up what was made ahead
         ranks.send(0, signal.SIGTERM)
         assert ranks.statuses(20) == [143, 143]
         assert ranks.said(0).splitlines()[-1] == "stopped; the same command goes on from the latest checkpoint"
+    marker.unlink()
     steps = {path.stem for path in (world.out / "train" / "checkpoints").glob("step_*.pt")}
     assert f"step_{log_lines(world.out)[-1]['step']}" in steps  # the last finished step
     with started(tmp_path / "ranks", world.settings, world.settings) as ranks:
         assert ranks.statuses() == [0, 0], ranks.said(0)
     assert same_training(world.out, undisturbed)
-
-
-_read = OpenSource.read
 
 
 def _hang_later(self: OpenSource, rows: Any) -> Any:
@@ -354,16 +349,16 @@ def _hang_later(self: OpenSource, rows: Any) -> Any:
 
 
 def _hang_in_the_11th_read() -> None:
+    _short_limits()
     _hang_later.reads = 0  # type: ignore[attr-defined]
     OpenSource.read = _hang_later  # type: ignore[method-assign]
-    _short_limits()
 
 
 @pytest.mark.parametrize(
-    ("workers", "signalled"), [(0, True), (0, False), pytest.param(1, True, marks=pytest.mark.soak)]
+    ("workers", "signalled"), [(0, True), (0, False), (1, True), pytest.param(1, False, marks=pytest.mark.soak)]
 )
 def test_a_disk_that_never_answers(source: TrainSource, tmp_path: Path, workers: int, signalled: bool) -> None:
-    """One rank, that reads by itself or by a process; what was done is kept where a signal asks for the end."""
+    """One rank, that reads when it is asked or ahead; what was done is kept where a signal asks for the end."""
     settings = small(tmp_path / "out", source, overrides=LONG, workers=workers, rank_timeout=60 if signalled else 1.0)
     with started(tmp_path / "ranks", settings, prepare=_hang_in_the_11th_read) as ranks:
         wait_for_step(tmp_path / "out", 10)

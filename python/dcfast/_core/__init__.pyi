@@ -4,7 +4,7 @@ The compiled core of dcfast. Use the functions of the package, which check their
 
 from __future__ import annotations
 
-from . import access, filters, hashing, images, index, reshard, similarity, system, uids
+from . import access, filters, hashing, images, index, reshard, similarity, system, tokens, uids
 
 __all__: list[str] = [
     "access",
@@ -15,6 +15,7 @@ __all__: list[str] = [
     "reshard",
     "similarity",
     "system",
+    "tokens",
     "uids",
     "version",
 ]

@@ -68,6 +68,7 @@ class TrainingTimes(Record, omit_defaults=True):
     """``timing.json``, of the last start that took a step: no part of a result, so apart from the summary.
 
     Attributes:
+        decoded_by_pillow: pictures that the core left to Pillow, of all ranks in this start, by kind.
         dali_refused_batches, dali_refused_samples: what Pillow decoded instead, over all starts; None for other
             decoders.
     """
@@ -77,6 +78,7 @@ class TrainingTimes(Record, omit_defaults=True):
     samples_per_second: float
     world_size: Count | None = None
     workers: Count | None = None
+    decoded_by_pillow: dict[str, Count] = {}
     dali_refused_batches: Count | None = None
     dali_refused_samples: Count | None = None
 

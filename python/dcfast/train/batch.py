@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,33 @@ class BatchSpec:
         return replace(self, settings=replace(self.settings, decoder=decoder))
 
 
+class Room(NamedTuple):
+    """The memory of n samples.
+
+    Attributes:
+        images: (n, size, size, 3) uint8.   tokens: (n, context) int64.
+    """
+
+    images: torch.Tensor
+    tokens: torch.Tensor
+
+    @staticmethod
+    def of(n: int, size: int, context: int, *, pinned: bool = False) -> Room:
+        """Room that nothing is written to yet.
+
+        Args:
+            pinned: page-locked, so that a GPU fetches it by itself.
+        """
+        import torch
+
+        images = torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+        return Room(images, torch.empty((n, context), dtype=torch.int64, pin_memory=pinned))
+
+    def part(self, first: int, last: int) -> Room:
+        """That of the samples first .. last - 1."""
+        return Room(self.images[first:last], self.tokens[first:last])
+
+
 @dataclass
 class Batch:
     """n samples of a step.
@@ -56,6 +84,8 @@ class Batch:
         replaced: the samples that could not be used, in the order of their slots.
         encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
         refused: the chunks that DALI refused and Pillow decoded.
+        by_pillow: pictures that the core left to Pillow, by kind (``pixels.KINDS``).
+        room: of which the images and tokens are a part; None where they have memory of their own.
     """
 
     step: int
@@ -67,11 +97,8 @@ class Batch:
     replaced: list[Replacement]
     encoded: Encoded | None = None
     refused: list[Refusal] = field(default_factory=list)
-
-    def pin_memory(self) -> Batch:
-        """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
-        self.images, self.tokens = self.images.pin_memory(), self.tokens.pin_memory()
-        return self
+    by_pillow: Counter[str] = field(default_factory=Counter)
+    room: Room | None = None
 
 
 @dataclass
@@ -80,7 +107,7 @@ class Encoded:
 
     Attributes:
         indices: (k,) int64, where they belong in the batch, ascending.
-        data: flat uint8 tensor, their bytes end to end: a tensor crosses processes in shared memory.
+        data: flat uint8 tensor, their bytes end to end.
         begin: (k + 1,) int64.
     """
 
@@ -105,18 +132,21 @@ class Encoded:
 
 
 def join_batches(parts: list[Batch]) -> Batch:
-    """One batch of several of a step, in order."""
+    """One batch of several of a step, in order: all the parts of a room are the room; others are copied."""
     import torch
 
     if len(parts) == 1:
         return parts[0]
+    room = parts[0].room
+    whole = room is not None and all(p.room is room for p in parts)
     return Batch(
         parts[0].step,
-        torch.cat([p.images for p in parts]),
-        torch.cat([p.tokens for p in parts]),
+        room.images.permute(0, 3, 1, 2) if room is not None and whole else torch.cat([p.images for p in parts]),
+        room.tokens if room is not None and whole else torch.cat([p.tokens for p in parts]),
         np.concatenate([p.uids for p in parts]),
         np.concatenate([p.windows for p in parts]),
         np.concatenate([p.positions for p in parts]),
         [record for p in parts for record in p.replaced],
         refused=[record for p in parts for record in p.refused],
+        by_pillow=sum((p.by_pillow for p in parts), Counter()),
     )

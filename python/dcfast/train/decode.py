@@ -1,7 +1,8 @@
 """Decoders: encoded bytes and a crop window to the square picture that a model takes.
 
 A decoder is handed the window as an argument. What PIL's gives is, pixel for pixel, what open_clip's training
-transform gives for the same window: crop, bicubic resize, then RGB; no EXIF turning.
+transform gives for the same window: crop, bicubic resize, then RGB; no EXIF turning. The core gives the same pixels of
+plain JPEGs, several times faster and without the GIL; whatever it leaves is Pillow's.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from itertools import islice
 
 from dcfast.train.batch import Batch, join_batches
-from dcfast.train.failures import Failure, worker_death
 
 _CLOSE_SECONDS = 5.0
 """How long ``close`` waits for a thread that has nothing to fetch any more."""
@@ -32,7 +32,7 @@ class Feed(Iterator[Batch]):
     Iterating waits for as long as it takes. The end, and an error, close it. Memory: one batch.
     """
 
-    def __init__(self, chunks: Iterator[Batch | Failure], per_batch: int, end: Callable[[], None]) -> None:
+    def __init__(self, chunks: Iterator[Batch], per_batch: int, end: Callable[[], object]) -> None:
         self.waited: float = 0.0
         self._end = end
         self._closed = False
@@ -43,6 +43,7 @@ class Feed(Iterator[Batch]):
         # a daemon: one that hangs must not keep the process from its end
         self._thread = threading.Thread(target=_fetch, args=work, name="dcfast-feed", daemon=True)
         self._thread.start()
+        weakref.finalize(self, self._requests.put, None)
 
     def ready(self, seconds: float | None) -> bool:
         """Whether the next batch is here; waits up to so many seconds for it, None = as long as it takes."""
@@ -55,12 +56,9 @@ class Feed(Iterator[Batch]):
                 self._next.result()
                 self.waited = 0.0
                 return True
-        except Exception as error:  # that of the thread, or of a signal which told torch that a worker died
+        except Exception:  # that of the thread
             self.close()
-            death = worker_death(error)
-            if death is None:
-                raise
-            raise death from None
+            raise
         received = self._received[0]
         self.waited = self.waited + (seconds or 0.0) if received == self._counted else 0.0
         self._counted = received
@@ -86,7 +84,7 @@ class Feed(Iterator[Batch]):
 
 
 def _fetch(
-    chunks: Iterator[Batch | Failure],
+    chunks: Iterator[Batch],
     per_batch: int,
     requests: queue.SimpleQueue[Future[Batch] | None],
     received: list[int],
@@ -96,8 +94,6 @@ def _fetch(
         while (request := requests.get()) is not None:
             parts = []
             for chunk in islice(chunks, per_batch):
-                if isinstance(chunk, Failure):
-                    chunk.reraise()
                 received[0] += 1
                 parts.append(chunk)
             if not parts:

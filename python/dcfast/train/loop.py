@@ -9,23 +9,26 @@ from __future__ import annotations
 import logging
 import time
 from argparse import Namespace
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from dcfast.process.advance import tell_advance
 from dcfast.process.signals import postponed
 from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
-from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import Progress, RankCount, latest_checkpoint, load_checkpoint, save_checkpoint
 from dcfast.train.control import POLL_SECONDS, Control
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
 from dcfast.train.learner import Learner
+from dcfast.train.loader import iterate_batches
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.ranks import Ranks
 from dcfast.uids.sets import uid_format
@@ -87,11 +90,12 @@ class Trainer:
 
     Args:
         folder: ``OUT/train``.
-        workers: processes that make batches.
+        workers: threads that make batches.
         on_step: called with the number of each step as it is taken.
         begun: called when the first step of this start is done.
     Attributes:
         step: steps done.   notes: for the summary.
+        by_pillow: pictures of this start that the core left to Pillow, by kind.
     """
 
     def __init__(
@@ -113,8 +117,9 @@ class Trainer:
         self.epochs: dict[int, int] = boundaries(self.steps, self.recipe.checkpoints)
         self.step: int = 0
         self.notes: list[str] = []
+        self.by_pillow: Counter[str] = Counter()
         self.batches: Feed | None = None
-        self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
+        self._recent: deque[npt.NDArray[np.void]] = deque(maxlen=2 * self.settings.accumulation)  # uids of batches
         self._clock = time.monotonic()
         self._spoke: tuple[float, int] | None = None
         self._began = (0.0, 0)
@@ -128,7 +133,8 @@ class Trainer:
         of it."""
         assert self.batches is not None
         batch = next(self.batches)
-        self._recent.append(batch)
+        self._recent.append(batch.uids)
+        self.by_pillow += batch.by_pillow
         self.control.take(batch)
         append_records(self.folder / f"replaced-{self.ranks.rank:05d}.jsonl", batch.replaced)
         append_records(self.folder / f"refused-{self.ranks.rank:05d}.jsonl", batch.refused)
@@ -341,7 +347,7 @@ class Trainer:
         path = self.folder / f"nonfinite-{self.ranks.rank:05d}.json"
         # the batch that the loss was of; on a GPU the loss is looked at one step later
         batches = list(self._recent)[-self.settings.accumulation if self.ranks.device == "cpu" else 0 :]
-        uids = [text for batch in batches for text in uid_format(batch.uids, as_list=True, threads=1)]
+        uids = [text for batch in batches for text in uid_format(batch, as_list=True, threads=1)]
         write_json(path, {"step": error.step, "rank": self.ranks.rank, "problem": str(error), "uids": uids})
         return NonFiniteLossError(
             f"{error}; training stopped. The {len(uids)} uids of the batch are in {path}; look at them, or at the "

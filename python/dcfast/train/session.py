@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dcfast.engine.progress import Silent
-from dcfast.errors import RunError, SubsetError
+from dcfast.errors import SubsetError
+from dcfast.images.crops import pillow_rule
 from dcfast.rundir.recorder import Recorder
 from dcfast.rundir.training_summary import DecoderDifference, LogLine, TrainedSource, TrainingSummary, TrainingTimes
 from dcfast.scales import smaller_batch
@@ -27,10 +28,10 @@ from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.dali import DaliDecoder, require_dali
-from dcfast.train.failures import worker_death
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.learner import create_learner
 from dcfast.train.loop import Trainer
+from dcfast.train.pixels import KINDS
 from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
@@ -71,9 +72,6 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
             return _train(settings, ranks, on_step or (lambda step: None))
     except BaseException as error:
         failed = True
-        death = worker_death(error)
-        if death is not None and not isinstance(error, RunError):
-            raise death from None
         if not isinstance(error, RuntimeError) or not lost_peer(error, ranks):
             raise
         raise PeerLostError(
@@ -146,6 +144,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     folder = Path(settings.out) / "train"
     if ranks.rank == 0:
         warn_of_slow_precision(settings.recipe().precision, ranks.device)
+        if pillow_rule().difference:
+            _LOG.warning("  train: Pillow decodes all pictures, several times slower: %s", pillow_rule().difference)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     sources = ranks.on_first(lambda: prepare_sources(settings, folder))
@@ -158,7 +158,9 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     in_order = False
     try:
         trainer.run()
-        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started))
+        counts = ranks.sums([float(trainer.by_pillow[kind]) for kind in KINDS])
+        by_pillow = dict(zip(KINDS, map(int, counts), strict=True))
+        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started, by_pillow))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
         return summary
@@ -180,7 +182,7 @@ def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat
     return Heartbeat(folder / "heartbeat", start, ranks.rank, ranks.world_size, seconds, gone)
 
 
-def _finish(trainer: Trainer, resumed_at: int, started: float) -> TrainingSummary:
+def _finish(trainer: Trainer, resumed_at: int, started: float, by_pillow: dict[str, int]) -> TrainingSummary:
     """On rank 0: writes the summary, and how long it took."""
     summary = _summary(trainer)
     write_json(trainer.folder / "summary.json", plain(summary))
@@ -195,6 +197,7 @@ def _finish(trainer: Trainer, resumed_at: int, started: float) -> TrainingSummar
             samples_per_second=round(samples / seconds, 2),
             world_size=trainer.ranks.world_size,
             workers=trainer.workers,
+            decoded_by_pillow={kind: count for kind, count in by_pillow.items() if count},
             dali_refused_batches=None if refusals is None else len(refusals),
             dali_refused_samples=None if refusals is None else sum(refusal.samples for refusal in refusals),
         )
@@ -254,6 +257,8 @@ def _summary(trainer: Trainer) -> TrainingSummary:
         with suppress(ValueError):  # somebody's own
             lines.append(as_record(line, LogLine, str(log)))
     notes = [note for source in trainer.spec.sources for note in source.notes] + trainer.notes
+    if pillow_rule().difference:
+        notes.append(f"Pillow decoded all pictures, several times slower: {pillow_rule().difference}")
     if removed:
         notes.append(f"checkpoints that somebody removed: {', '.join(removed)}")
     return TrainingSummary(

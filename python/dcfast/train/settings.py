@@ -128,7 +128,7 @@ class TrainSettings:
     )
     workers: int | None = option(
         None,
-        "processes that read and decode ahead, per rank; changes no result",
+        "threads that read and decode ahead, per rank; changes no result",
         usual="by the number of cores",
         least=0,
     )

@@ -12,9 +12,8 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -194,12 +193,39 @@ def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> Non
     )
 
 
-@dataclass(frozen=True)
-class RawSample:
-    """A sample's encoded picture and caption; None where it has none."""
+class Ranges(NamedTuple):
+    """Where a member of each of n samples lies in a buffer: (n,) int64 each; size -1 for a sample that has none."""
 
-    picture: memoryview | None
-    caption: memoryview | None
+    begin: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """Encoded pictures and captions of n samples, as they were read.
+
+    Attributes:
+        data: flat uint8, read-only.
+    """
+
+    data: npt.NDArray[np.uint8]
+    pictures: Ranges
+    captions: Ranges
+
+    def __len__(self) -> int:
+        return len(self.pictures.begin)
+
+    def picture(self, i: int) -> memoryview | None:
+        """That of sample i; None where it has none."""
+        return self._member(self.pictures, i)
+
+    def caption(self, i: int) -> memoryview | None:
+        """That of sample i; None where it has none."""
+        return self._member(self.captions, i)
+
+    def _member(self, ranges: Ranges, i: int) -> memoryview | None:
+        begin, size = int(ranges.begin[i]), int(ranges.size[i])
+        return None if size < 0 else self.data.data[begin : begin + size]
 
 
 def _kind(ext: str) -> int:
@@ -229,8 +255,8 @@ class OpenSource:
             digest.update(np.ascontiguousarray(self.reader.uids(self.rows(positions))).tobytes())
         return digest.hexdigest()
 
-    def read(self, rows: npt.NDArray[np.uint64]) -> Iterator[RawSample]:
-        """Pictures and captions of some rows, in order.
+    def read(self, rows: npt.NDArray[np.uint64]) -> Iterator[RawSamples]:
+        """Pictures and captions of some rows, in order, as many at a time as fit into 64 MiB.
 
         Of a caption no more is read than a model sees, of a picture no more than the decoder takes.
         Raises:
@@ -239,7 +265,7 @@ class OpenSource:
         Memory: 64 MiB of members, or those of one sample.
         """
         for members in self._members(rows).batches(_READ_TOGETHER):
-            yield from self._samples(members)
+            yield self._samples(members)
 
     def _members(self, rows: npt.NDArray[np.uint64]) -> Members:
         """The first picture, whose size the index holds, and the caption of each row, as much as is read of them."""
@@ -255,7 +281,7 @@ class OpenSource:
         shard, offset, size, ext = (column[at] for column in (members.shard, members.offset, members.size, members.ext))
         return Members(members.rows, begin, shard, offset, size, ext, members.exts).cut(most)
 
-    def _samples(self, members: Members) -> Iterator[RawSample]:
+    def _samples(self, members: Members) -> RawSamples:
         try:
             batch = self.reader.read_located(members, threads=1)
         except (CorruptDataError, OSError) as error:
@@ -263,7 +289,13 @@ class OpenSource:
                 f"source {self.files.name}: a shard cannot be read as it was indexed ({first_line(error)}). See to the "
                 "files, or index them anew; the same command goes on from the latest checkpoint"
             ) from error
-        is_caption = (self._kinds[members.ext] == _CAPTION).tolist()
-        for first, end in pairwise(members.begin.tolist()):
-            parts = {is_caption[j]: batch.member(j) for j in range(first, end)}
-            yield RawSample(parts.get(False), parts.get(True))
+        kinds, begin = self._kinds[members.ext], batch.offsets.astype(np.int64)
+        owner = np.repeat(np.arange(len(members)), np.diff(members.begin))
+
+        def of_kind(kind: int) -> Ranges:
+            at = np.flatnonzero(kinds == kind)
+            ranges = Ranges(np.zeros(len(members), np.int64), np.full(len(members), -1, np.int64))
+            ranges.begin[owner[at]], ranges.size[owner[at]] = begin[at], begin[at + 1] - begin[at]
+            return ranges
+
+        return RawSamples(batch.data, of_kind(_PICTURE), of_kind(_CAPTION))
