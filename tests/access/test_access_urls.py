@@ -242,7 +242,7 @@ def test_a_range_beyond_the_shard_is_not_asked_for(server: ShardServer, index: P
         assert reader._remote is not None
         size = len(server.files["/dir/00000000.tar"])
         with pytest.raises(CorruptDataError, match=r"/dir/00000000\.tar: the index has a member of 11 bytes that ends"):
-            reader._remote.read_into(np.empty(11, np.uint8), [Piece(0, size - 10, 11, 0)], 1)
+            reader._remote.read_into(np.empty(11, np.uint8), [Piece(0, size - 10, 11, 0)])
     assert server.asked == []
 
 

@@ -70,9 +70,10 @@ class PoolReader:
 
     Memory: the shards' names and 100 bytes a shard; segments and records are mapped. A file that is replaced while it
     is open is still read as it was; one that is written to in place raises, and so does what is replaced behind a URL.
-    Of URLs: 4 MiB a thread beside the result; a look-up for each shard and thread that reads it, a request for each
-    stretch of neighbouring members (gaps up to 128 KiB are read over, 4 MiB together), and where the answers tell
-    neither ETag nor time, one more for every four.
+    Of URLs: up to ``remote.requests`` requests at the same time, of 1 MiB at most, which is the memory beside the
+    result; a look-up for each shard, a request for each stretch of neighbouring members (``access.remote.stretches``:
+    at most 5% more is read than was asked for, but of members under 4 KiB), and where the answers tell neither ETag
+    nor time, another look-up for each read.
     Example: ``reader = PoolReader(None, [segment])``, ``reader.read(reader.find(uids)[0], "jpg")``
     """
 
@@ -333,7 +334,7 @@ class PoolReader:
         is_far = np.isin(members.shard, list(far))
         columns = (members.shard[is_far], members.offset[is_far], members.size[is_far], offsets[:-1][is_far])
         data = np.empty(int(offsets[-1]), np.uint8)
-        remote.read_into(data, list(map(Piece, *(column.tolist() for column in columns))), threads)
+        remote.read_into(data, list(map(Piece, *(column.tolist() for column in columns))))
         near = (members.shard[~is_far], members.offset[~is_far], members.size[~is_far])
         of_files, begin = self._reader.read(*near, threads=threads)
         for k, place in enumerate(offsets[:-1][~is_far].tolist()):

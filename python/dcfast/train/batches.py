@@ -36,7 +36,7 @@ from dcfast.train.decode import Decoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.feed import Feed
 from dcfast.train.replaced import Replacement
-from dcfast.train.source import OpenSource, RawSample
+from dcfast.train.source import OpenSource, RawSample, source_weights
 from dcfast.train.windows import crop_windows
 from dcfast.uids.sets import UID_DTYPE, uid_format
 
@@ -71,7 +71,7 @@ class BatchMaker:
         self._order = Order(
             [s.count for s in spec.sources],
             seed=settings.seed,
-            weights=[s.weight for s in settings.sources] if settings.resample else None,
+            weights=source_weights(settings, spec.sources) if settings.resample else None,
             resample=settings.resample,
             block=settings.block,
             window=settings.window,
@@ -151,7 +151,7 @@ class BatchMaker:
             g = step * self.spec.recipe.global_batch + slots[at]
             known = np.maximum(sizes, 1)
             windows = self._windows(g, known[:, 0], known[:, 1])
-            for k, raw in enumerate(source.read(rows)):
+            for k, raw in enumerate(source.read(rows, g)):
                 crop = _Crop(self._windows, int(g[k]), tuple(sizes[k].tolist()), tuple(windows[k].tolist()))
                 yield _Candidate(int(at[k]), raw, uids[k], crop)
 
@@ -220,7 +220,7 @@ class _Candidate(NamedTuple):
 
 def _caption(raw: RawSample) -> str:
     if raw.caption is None:
-        raise BadSample("no caption (txt)")
+        raise BadSample(raw.lacking)
     try:
         return read_caption(raw.caption, "strict")
     except UnicodeDecodeError:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
+from dcfast.train.captions import CaptionRule
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.failures import worker_death
 from dcfast.train.heartbeat import Heartbeat, end_process
@@ -36,7 +37,8 @@ from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
 from dcfast.train.replaced import Refusal
 from dcfast.train.settings import TrainSettings
-from dcfast.train.source import OpenSource, SourceFiles, prepare_source
+from dcfast.train.source import prepare_source
+from dcfast.train.source_files import SourceFiles
 
 _LOG = logging.getLogger("dcfast.train")
 
@@ -120,7 +122,8 @@ def _recorded(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
 
 def prepare_sources(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
     """The sources, ready to be opened by any process."""
-    files = [prepare_source(source, folder / "sources", i) for i, source in enumerate(settings.sources)]
+    rule, remote = CaptionRule(settings.captions(), settings.seed), settings.remote()
+    files = [prepare_source(source, folder / "sources", i, rule, remote) for i, source in enumerate(settings.sources)]
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
         raise SubsetError(
@@ -128,7 +131,7 @@ def prepare_sources(settings: TrainSettings, folder: Path) -> tuple[SourceFiles,
             "a batch must not repeat a sample for want of others: choose a looser filter, or a smaller batch "
             f"(--set global_batch={smaller_batch(total)})"
         )
-    return tuple(replace(f, fingerprint=OpenSource(f).fingerprint()) for f in files)
+    return tuple(files)
 
 
 def _workers(settings: TrainSettings, ranks: Ranks) -> int:
