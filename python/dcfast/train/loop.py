@@ -92,6 +92,7 @@ class Trainer:
         begun: called when the first step of this start is done.
     Attributes:
         step: steps done.   notes: for the summary.
+        saved: called on rank 0 when a checkpoint is there.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Trainer:
         self.workers: int = workers
         self.on_step: Callable[[int], None] = on_step
         self.begun: Callable[[], None] = begun
+        self.saved: Callable[[], None] = lambda: None
         self.identity: Identity = self.settings.identity([source.fingerprint for source in spec.sources])
         self.control: Control = Control(spec, ranks, folder)
         self.steps: int = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
@@ -363,4 +365,5 @@ class Trainer:
             )
             path = self.folder / "checkpoints" / name
             save_checkpoint(path, self.recipe.model, self.learner, epoch, progress)
+            self.saved()
         self.ranks.barrier()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
+from dcfast.storage.mirror import Mirror
 from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
@@ -151,23 +153,45 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         warn_of_slow_precision(settings.recipe().precision, ranks.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    mirrors: list[Mirror] = []  # on rank 0 alone, which writes checkpoints
+    ranks.on_first(lambda: mirrors.extend(_mirrors(settings, folder)))
     sources = ranks.on_first(lambda: prepare_sources(settings, folder))
     learner = create_learner(settings, ranks)
     spec = BatchSpec(settings, sources, learner.image_size, ranks.world_size, ranks.rank)
     heartbeat = _heartbeat(settings, folder, ranks)
     trainer = Trainer(spec, ranks, folder, learner, _workers(settings, ranks), on_step, heartbeat.start)
+    for mirror in mirrors:
+        trainer.saved = mirror.update
     trainer.resume()
     resumed_at = trainer.step
     in_order = False
     try:
         trainer.run()
-        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started))
+        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started, mirrors))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
         return summary
     finally:
         heartbeat.stop(in_order)  # first: the others may have ended before the workers here have
         trainer.close()
+        for mirror in mirrors:
+            mirror.close(in_order=False)
+
+
+_COPIED = re.compile(r"checkpoints/(epoch|step)_\d+\.pt|(log|replaced-\d+|refused-\d+)\.jsonl|(summary|timing)\.json")
+_PASSING = re.compile(r"checkpoints/step_\d+\.pt")
+
+
+def _mirrors(settings: TrainSettings, folder: Path) -> list[Mirror]:
+    """On rank 0: makes sure that copies can be written, and fetches those that are there where nothing is here."""
+    if settings.copy_to is None:
+        return []
+    mirror = Mirror(folder, settings.copy_to, _COPIED, _PASSING)
+    mirror.check()
+    fetched = [] if any((folder / "checkpoints").glob("*.pt")) else mirror.restore()
+    if fetched:
+        _LOG.warning("  train: %d files of the training were fetched from %s", len(fetched), mirror.url)
+    return [mirror]
 
 
 def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
@@ -183,8 +207,8 @@ def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat
     return Heartbeat(folder / "heartbeat", start, ranks.rank, ranks.world_size, seconds, gone)
 
 
-def _finish(trainer: Trainer, resumed_at: int, started: float) -> TrainingSummary:
-    """On rank 0: writes the summary, and how long it took."""
+def _finish(trainer: Trainer, resumed_at: int, started: float, mirrors: list[Mirror]) -> TrainingSummary:
+    """On rank 0: writes the summary, and how long it took; waits until both are copied."""
     summary = _summary(trainer)
     write_json(trainer.folder / "summary.json", plain(summary))
     for note in _replaced(trainer):
@@ -202,6 +226,9 @@ def _finish(trainer: Trainer, resumed_at: int, started: float) -> TrainingSummar
             dali_refused_samples=None if refusals is None else sum(refusal.samples for refusal in refusals),
         )
         write_json(trainer.folder / "timing.json", plain(times))
+    for mirror in mirrors:
+        mirror.update()
+        mirror.close()
     return summary
 
 
