@@ -9,9 +9,9 @@ from typing import Any
 import dcfast
 import numpy as np
 import pytest
-from dcfast.access.remote import MAX_GAP, MOST_UNWANTED, SMALL_MEMBER, Piece, stretches
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.storage.http import RemoteOptions
+from dcfast.storage.members import MAX_GAP, MOST_UNWANTED, SMALL_MEMBER, Piece, stretches
 from object_server import ObjectServer, serve_objects
 from pool_builder import PoolBuilder, Sample
 

@@ -125,6 +125,10 @@ class RemoteOptions:
         return storage
 
 
+PATIENT = RemoteOptions(retries=30, deadline_s=120.0)
+"""Of work over hours: what passes within two minutes does not end it."""
+
+
 def remote_options(remote: RemoteOptions | None) -> RemoteOptions:
     """Those that a caller gave, or the usual ones. TypeError: it is something else, such as storage options alone."""
     if remote is not None and not isinstance(remote, RemoteOptions):
