@@ -117,7 +117,7 @@ def test_the_command(root: Path, server: ObjectServer, tmp_path: Path, capsys: p
         assert main(["-i", place, "-o", str(tmp_path / "none"), *subset]) != 0
         assert words in capsys.readouterr().err
     assert main(["-i", server.url("/shards"), "-i", str(root / "pool"), "-o", str(tmp_path / "none"), *subset]) == 1
-    assert "reshard each of them by itself" in capsys.readouterr().err
+    assert "beside others; give it by itself" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     with pytest.raises(PoolError, match=r"lists no \.tar files"):
         reshard(server.url("/metadata"), tmp_path / "none", root / "subset.npy")

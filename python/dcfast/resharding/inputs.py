@@ -150,7 +150,7 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
         return _of_shards([plain_path(item) for item in tars])
     far = next((item for item in items if isinstance(item, str) and "://" in item), None)
     if far is not None:
-        raise PoolError(f"reshard: pool {far} is behind a URL, beside others: reshard each of them by itself")
+        raise PoolError(f"reshard: pool {far} is behind a URL, beside others; give it by itself")
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
     text = os.fspath(shards_dir)

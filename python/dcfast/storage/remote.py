@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
 
 from dcfast._core import hashing as core_hashing
 from dcfast.errors import MissingDependencyError, PoolError, first_line
+from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.http import (
     NO_CREDENTIALS,
     HttpAnswers,
@@ -62,8 +64,7 @@ class RemoteState(NamedTuple):
 
     def is_told_by(self, headers: Mapping[str, str]) -> bool:
         """Whether the headers of an answer say that it is of this version."""
-        modified = _modified_ns({"Last-Modified": headers.get("Last-Modified")})  # type: ignore[typeddict-unknown-key]
-        told = (headers.get("ETag", ""), modified)
+        told = (headers.get("ETag", ""), _header_ns(headers.get("Last-Modified")))
         return any(told) and told == (self.etag, self.modified_ns)
 
 
@@ -103,6 +104,20 @@ class RemoteListing(NamedTuple):
 def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
     """The ``*.tar`` of a remote directory, by the rule of ``storage.listing``. Errors as ``remote_state``."""
     return RemoteObject(url, remote_options(options)).shards()
+
+
+def shard_states(url: str, options: RemoteOptions | None = None) -> tuple[dict[str, RemoteState], list[PassedOver]]:
+    """Name -> state of the shards of a remote directory, sorted, and what was passed over. Errors as ``remote_state``.
+
+    Cost: the listing, and a request for each shard of which it does not tell the version, many at a time.
+    """
+    listing = list_shards(url, options)
+    unknown = sorted(name for name, state in listing.states.items() if state is None)
+    places = [f"{url.rstrip('/')}/{name}" for name in unknown]
+    count = remote_options(options).requests
+    found = read_ahead(lambda place: remote_state(place, options), places, threads=count, ahead=count)
+    looked_up = dict(zip(unknown, found, strict=True))
+    return {name: state or looked_up[name] for name, state in sorted(listing.states.items())}, listing.passed_over
 
 
 def _last_part(path: str) -> str:
@@ -247,6 +262,12 @@ def _cause(error: Exception) -> Exception:
     """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
+
+
+@lru_cache(maxsize=256)
+def _header_ns(text: str | None) -> int:
+    """``_modified_ns`` of a header, which every answer of a shard has alike."""
+    return _modified_ns({"Last-Modified": text})  # type: ignore[typeddict-unknown-key]
 
 
 def _modified_ns(info: _Info) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import DECODER, DEVICE, LOSS, SEED
+from dcfast.process.shared_options import CACHE_DIR, CACHE_SIZE, DECODER, DEVICE, LOSS, SEED
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.http import RemoteOptions
@@ -151,10 +151,8 @@ class TrainSettings:
     caption_weights: list[float] = option(
         [], "how often each of --caption-from is drawn", metavar="W", usual="alike", parse=float, gather=list
     )
-    cache_dir: str | None = option(
-        None, "keeps there what is read of URLs, for all processes of a node: a folder on a local disk", **PATH
-    )
-    cache_size: float = option(100.0, "most that --cache-dir takes, in GB", metavar="GB", least=0.001, most=1e9)
+    cache_dir: str | None = option(None, CACHE_DIR)
+    cache_size: float = option(100.0, CACHE_SIZE)
     copy_to: str | None = option(
         None,
         "a URL (s3://...) or folder that checkpoints and results are copied to as they are saved, and fetched from "
