@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +52,18 @@ def _copy(segment: Segment, number: int, url: str, path: Path) -> None:
     shard, offset, size = segment.image_places()
     of_shard = np.flatnonzero(shard == number)
     begin, end = offset[of_shard], offset[of_shard] + size[of_shard]
-    wanted = np.unique(np.concatenate([np.arange(a // _RANGE, -(-b // _RANGE)) for a, b in zip(begin, end, strict=True)]
-                                      or [np.empty(0, np.int64)]))  # fmt: skip
-    with open(path, "wb") as file:
+    marks = np.zeros(-(-state[0] // _RANGE) + 1, np.int64)
+    np.add.at(marks, begin // _RANGE, 1)
+    np.add.at(marks, -(-end // _RANGE), -1)
+    parts = np.flatnonzero(np.cumsum(marks[:-1])).tolist()
+
+    def fetch(part: int) -> bytes | None:
+        return source.read(part * _RANGE, min(_RANGE, state[0] - part * _RANGE))
+
+    fetched = read_ahead(fetch, parts, threads=8, ahead=8, name="dcfast-fetch")
+    with open(path, "wb") as file, closing(fetched):
         file.truncate(state[0])
-
-        def fetch(part: int) -> bytes | None:
-            return source.read(part * _RANGE, min(_RANGE, state[0] - part * _RANGE))
-
-        parts = wanted.tolist()
-        for part, data in zip(parts, read_ahead(fetch, parts, threads=8, ahead=8, name="dcfast-fetch"), strict=True):
+        for part, data in zip(parts, fetched, strict=True):
             if data is None:
                 raise changed
             os.pwrite(file.fileno(), data, part * _RANGE)

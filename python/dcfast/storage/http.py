@@ -102,6 +102,8 @@ class RemoteOptions:
             raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
         if not self.deadline_s > 0:
             raise ValueError(f"deadline_s must be a number of seconds above 0; got {self.deadline_s}")
+        if self.cache_dir == "":
+            raise ValueError("cache_dir must be a path, or None for no cache; got an empty text")
         if self.requests < 1 or self.cache_bytes < 1:
             raise ValueError(f"requests and cache_bytes must be at least 1; got {self.requests} and {self.cache_bytes}")
 

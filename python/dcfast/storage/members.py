@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -144,11 +145,12 @@ class RemoteMembers:
             for done in range(0, length, MAX_RANGE)
         ]
         asked = list(stretches(parts))
-        threads = min(self._options.requests, len(asked))
-        for _ in read_ahead(
-            lambda stretch: self._fetch(stretch, view), asked, threads=threads, ahead=len(asked), name="dcfast-read"
-        ):
-            pass
+        if len(asked) == 1:
+            self._fetch(asked[0], view)
+        else:
+            threads = min(self._options.requests, len(asked))
+            fetch = partial(self._fetch, out=view)
+            deque(read_ahead(fetch, asked, threads=threads, ahead=len(asked), name="dcfast-read"), maxlen=0)
         for shard in dict.fromkeys(piece.shard for piece in absent):
             if not self._shard(shard).is_unchanged():
                 raise self._changed(shard, "while it was read")

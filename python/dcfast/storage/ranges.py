@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import re
 import threading
 from typing import IO
 
 from dcfast.errors import PoolError
 from dcfast.storage.http import HttpAnswers, OtherSizeError, RemoteOptions, status_of
 from dcfast.storage.remote import RemoteObject, RemoteState, protocols_of
+
+_OF_REVISION = re.compile(r"hf://[^@]+@[0-9a-f]{40}/")
+"""A file of the hub by the hash of a commit: what it holds never changes."""
 
 
 class RemoteShard:
@@ -76,7 +80,8 @@ class RemoteShard:
         with self._lock:
             if self._file is None:
                 self._file, self._answers = _open_ranges(remote, length, self.state)
-                self._is_pinned = bool(self.state.etag) and _is_pinned(self._file, self.state.etag)
+                of_version = bool(self.state.etag) and _is_pinned(self._file, self.state.etag)
+                self._is_pinned = of_version or _OF_REVISION.match(self.url) is not None
             return self._file
 
     def _range(self, file: IO[bytes], offset: int, length: int) -> bytes:

@@ -87,6 +87,7 @@ class _Info(TypedDict, total=False):
     partial: object
     ETag: object
     etag: object
+    blob_id: object
 
 
 class RemoteListing(NamedTuple):
@@ -164,8 +165,7 @@ class RemoteObject:
             raise PoolError(f"{self.url}: expected a size of 0 to 2^63 - 1 bytes; the server tells {size}")
         if info.get("partial") is False:
             raise PoolError(no_ranges(self.url))
-        etag = info.get("ETag") or info.get("etag") or ""
-        return RemoteState(size, str(etag), _modified_ns(info))
+        return RemoteState(size, _etag(info), _modified_ns(info))
 
     def shards(self) -> RemoteListing:
         """The tars of a directory by name; None where the listing does not tell one version from another."""
@@ -176,7 +176,7 @@ class RemoteObject:
             name = _last_part(str(info["name"]))
             is_file = info.get("type") == "file"
             if is_file and is_shard_name(name):
-                tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
+                tells = isinstance(info.get("size"), int) and _etag(info)
                 states[name] = self._state_of(info) if tells else None
             elif is_file and (reason := reason_passed_over(name)):
                 passed_over.add(PassedOver(name, reason))
@@ -262,6 +262,11 @@ def _cause(error: Exception) -> Exception:
     """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
+
+
+def _etag(info: _Info) -> str:
+    """What tells a version, by the names that fsspec's file systems give it: S3's, Google's, the hub's."""
+    return str(info.get("ETag") or info.get("etag") or info.get("blob_id") or "")
 
 
 @lru_cache(maxsize=256)
