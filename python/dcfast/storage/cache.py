@@ -9,7 +9,6 @@ is passed by one entry a writer at most. What a killed process had counted, or l
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import struct
@@ -24,6 +23,7 @@ import numpy as np
 from dcfast._core import hashing as core_hashing
 from dcfast.storage.hashing import hex_digits
 from dcfast.storage.listing import TEMPORARY_PREFIX, temporary_name
+from dcfast.storage.lock import take_lock
 from dcfast.storage.paths import make_directory
 
 _HEADER = struct.Struct("<QQQ8s")
@@ -139,18 +139,17 @@ class Cache:
     @contextmanager
     def _counted(self) -> Iterator[list[int] | None]:
         """The bytes counted by all, under the lock, to be changed; [-1]: not known; None: the lock is held."""
-        lock = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                lock = take_lock(self.folder / "used", follow=False)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    yield None
+                    return
+                time.sleep(0.001)
         try:
-            end = time.monotonic() + _LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        yield None
-                        return
-                    time.sleep(0.001)
             text = os.pread(lock, 32, 0)
             count = [int(text) if text.isdigit() else -1]
             yield count
