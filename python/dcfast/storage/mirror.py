@@ -166,10 +166,10 @@ class Mirror:
 
     def _written(self, name: str, write: Callable[[str], object]) -> None:
         path = self._at(name)
-        self._do("make the folder of", lambda: self._fs.makedirs(posixpath.dirname(path), exist_ok=True))
-        if self._is_whole:
+        if self._is_whole:  # folders are but names there
             self._do(f"write {name}", lambda: write(path))
             return
+        self._do("make the folder of it", lambda: self._fs.makedirs(posixpath.dirname(path), exist_ok=True))
         temporary = f"{posixpath.dirname(path)}/{temporary_name(posixpath.basename(path))}"
         try:
             self._do(f"write {name}", lambda: write(temporary))
