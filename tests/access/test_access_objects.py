@@ -208,3 +208,28 @@ def test_s3_without_credentials_is_said_at_once(server: ObjectServer, of_s3: Rem
     with pytest.raises(PermissionError, match=r"no credentials.*AWS_ACCESS_KEY_ID.*s3://shards"):
         dcfast.refresh_index("nowhere", "s3://shards", remote=without)
     assert server.look_ups == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"requests": 0}, "requests and cache_bytes must be at least 1; got 0"),
+        ({"cache_bytes": 0}, "must be at least 1"),
+        ({"cache_dir": ""}, "cache_dir must be a path, or None for no cache"),
+        ({"deadline_s": 0}, "deadline_s must be a number of seconds above 0; got 0"),
+        ({"deadline_s": float("nan")}, "deadline_s must be"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RemoteOptions(**options)
+
+
+def test_versions_by_the_names_of_other_stores() -> None:
+    from dcfast.storage.ranges import _OF_REVISION
+    from dcfast.storage.remote import _etag
+
+    assert [_etag(info) for info in ({"ETag": '"a"'}, {"etag": "b"}, {"blob_id": "c"}, {})] == ['"a"', "b", "c", ""]
+    commit = "0123456789abcdef" * 2 + "01234567"
+    assert _OF_REVISION.match(f"hf://datasets/owner/name@{commit}/shards/0.tar")
+    assert not _OF_REVISION.match("hf://datasets/owner/name@main/shards/0.tar")
