@@ -76,6 +76,11 @@ GNU_TAR = "GNU tar -tv"
 IMG2DATASET = "img2dataset"
 IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
+LOCAL = "dcfast, local files"
+FAR = "dcfast, object server, 20 ms"
+WANTED = "what is wanted"
+IN_ORDER = "dcfast, in order, pages dropped"
+SHUFFLED = "dcfast, shuffled, pages dropped"
 WEBDATASET = "webdataset, skipping"
 WEBDATASET_ORDER = "webdataset, in order"
 WEBDATASET_SHUFFLED = "webdataset, shuffled"
@@ -115,6 +120,19 @@ def _decode(quality: int) -> tuple[Bar, ...]:
     )
     threads = ("dcfast", "dcfast, 2 threads", "least", 1.9, None)
     return (*sides, Bar(f"{op}_threads", "bench_decode", f"{work}, one thread and two", f"{op}_threads", *threads))
+
+
+def _remote() -> tuple[Bar, ...]:
+    """Rates of the one beside the other, so times the other way round; and bytes."""
+    name, work = "bench_remote", "30% of a pool, decoded"
+    sent = ("remote_bytes", FAR, WANTED, "most", 1.05, None, "", "peak_bytes")
+    return (
+        Bar("object_server_vs_local", name, f"{work}, by ranges", "object_server", LOCAL, FAR, "least", 0.8, 0.9),
+        Bar("object_server_bytes", name, f"{work}, bytes", *sent),
+        Bar(
+            "shuffled_uids_vs_in_order", name, f"{work}, shuffled", "shuffled_uids", IN_ORDER, SHUFFLED, "least", 0.9, 1
+        ),
+    )
 
 
 def _acquire(name: str, work: str, under: str) -> Bar:
@@ -261,6 +279,7 @@ BARS: tuple[Bar, ...] = (
     _dataset("dataset_shuffled_vs_webdataset", "dataset_shuffled", WEBDATASET_SHUFFLED, 2),
     _dataset("dataset_by_numbers_vs_webdataset", "dataset_shuffled", WEBDATASET_SHUFFLED, 2, DCFAST_NUMBERS),
     _dataset("dataset_ordered_vs_webdataset", "dataset_ordered", WEBDATASET_ORDER, 1),
+    *_remote(),
     *(
         Bar(
             f"dedup_{name}_mb",

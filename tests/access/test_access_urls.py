@@ -15,13 +15,13 @@ import dcfast
 import numpy as np
 import pytest
 from dcfast import access
-from dcfast.access import remote
-from dcfast.access.remote import MAX_GAP, MAX_RANGE, Piece, stretches
 from dcfast.cli import main
 from dcfast.errors import CorruptDataError, MissingDependencyError, PoolError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.pool import Pool
+from dcfast.storage import members
 from dcfast.storage.http import RemoteOptions
+from dcfast.storage.members import MAX_GAP, MAX_RANGE, Piece, stretches
 from http_shards import ShardServer, serve
 from pool_builder import plain_pool, uid_of
 
@@ -111,8 +111,8 @@ def test_gaps_and_lengths_of_requests_are_bounded() -> None:
 
 
 def test_long_members_come_in_parts(tmp_path: Path, server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MAX_RANGE", 1000)
-    monkeypatch.setattr(remote, "MAX_GAP", 0)
+    monkeypatch.setattr(members, "MAX_RANGE", 1000)
+    monkeypatch.setattr(members, "MAX_GAP", 0)
     urls = [server.url(f"/dir/{name}") for name in NAMES]
     tars = index_tars(urls, remote=QUICK)
     server.asked.clear()
@@ -242,7 +242,7 @@ def test_a_range_beyond_the_shard_is_not_asked_for(server: ShardServer, index: P
         assert reader._remote is not None
         size = len(server.files["/dir/00000000.tar"])
         with pytest.raises(CorruptDataError, match=r"/dir/00000000\.tar: the index has a member of 11 bytes that ends"):
-            reader._remote.read_into(np.empty(11, np.uint8), [Piece(0, size - 10, 11, 0)], 1)
+            reader._remote.read_into(np.empty(11, np.uint8), [Piece(0, size - 10, 11, 0)])
     assert server.asked == []
 
 

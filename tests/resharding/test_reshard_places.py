@@ -166,7 +166,7 @@ def test_overwrite_with_an_index_of_the_output(pool: Path, tmp_path: Path) -> No
 
 def test_shards_behind_urls_are_not_read_as_files(pool: Path, tmp_path: Path) -> None:
     write_segment([(pool / "shards/00000000.tar", "https://h/a.tar")], tmp_path / "s.dcx", sync=False)
-    with pytest.raises(PoolError, match=r"shard https://h/a\.tar is behind a URL: .*; download the shards"):
+    with pytest.raises(PoolError, match=r"shard https://h/a\.tar is named by a URL of its own in the index; give"):
         resharder.reshard([str(tmp_path / "s.dcx")], tmp_path / "o", SUBSET, shards_dir=pool)
     assert not (tmp_path / "o").exists()
 

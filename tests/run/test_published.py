@@ -152,6 +152,11 @@ def test_places_in_texts(text: str, shown: str) -> None:
     assert nested == {"a": [shown, {"x": shown}], "b": 2.0}
 
 
+def test_urls_of_shards_have_their_last_part() -> None:
+    said = without_places({"note": "source s3://bucket/mine/shards: 3 of 4"}, ["s3://bucket/mine/shards/"])
+    assert said == {"note": "source shards: 3 of 4"}
+
+
 def test_keys_and_strangers_texts() -> None:
     assert without_places({"/a/x y.npy": 1, "/b c/x y.npy": 2}) == {"x y.npy": 1, "x y.npy'": 2}
     assert (

@@ -137,7 +137,7 @@ def test_every_kind_of_map(tmp_path: Path, repo_root: Path) -> None:
 
 
 MAPPED = {
-    "resharding/boxes.py", "resharding/plan.py", "stages/verify.py", "train/source.py",
+    "resharding/boxes.py", "resharding/plan.py", "stages/verify.py", "train/source.py", "train/source_files.py",
     "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/centroids.py",
     "report/facts/metadata_rows.py", "features/metadata.py",
     "stages/filter/score_columns.py", "stages/filter/score_arrays.py", "stages/filter/semantic.py",

@@ -30,6 +30,7 @@ PATHS = {
     "features/metadata.py": "batches: rows located, and written anew with scores",
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",
+    "train/caption_table.py": "batches: captions by uid",
     "stages/filter/centroids.py": "batches: captions of the rows that are clustered",
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
     "evaluate/hub_set.py": "batches: texts, then pictures, of sets of the hub",
@@ -181,12 +182,14 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
     from dcfast.report.facts.metadata_rows import stretches
     from dcfast.resharding.boxes import make_box_table
     from dcfast.stages.filter.outcomes import _batches
+    from dcfast.train.caption_table import make_caption_table
 
     wide = write(tmp_path / "wide.parquet", {"face_bboxes": lists(1, 40_000)}, {})
     nowhere = Located(np.full(1, -1, np.int32), np.zeros(1, np.int64))
     no_columns: Any = None
     calls: dict[str, Callable[[], Any]] = {
         "boxes": lambda: make_box_table(tmp_path, np.empty(0, "u8,u8"), tmp_path / "boxes"),
+        "captions": lambda: make_caption_table(str(texts), "text", str(tmp_path / "captions")),
         "report": lambda: list(stretches([wide], ["uid", "face_bboxes"])),
         "evaluation set": lambda: list(hub_set._batches(wide, ("face_bboxes",))),
         "filter": lambda: list(_batches(compile_filter("no_filter"), str(wide), ["uid", "face_bboxes"], "json")),
@@ -195,9 +198,10 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
     }
     (tmp_path / "other").mkdir()
     keyed = write(tmp_path / "other/keyed.parquet", {"key": repeated(9, 1_000_000)}, {})
+    texts = write(tmp_path / "other/texts.parquet", {"text": repeated(9, 1_000_000)}, {})
     for call in calls.values():
         with pytest.raises(
-            CorruptDataError, match=r"(wide\.parquet.* has lists of|keyed\.parquet is damaged .a page of)"
+            CorruptDataError, match=r"(wide\.parquet.* has lists of|(keyed|texts)\.parquet is damaged .a page of)"
         ):
             call()
     assert not (tmp_path / "made").exists()

@@ -391,7 +391,7 @@ def _members_of_s3(fs: Any, options: RemoteOptions, tmp_path: Path) -> None:
 
 def _replaced_in_s3(fs: Any, options: RemoteOptions, data: bytes) -> None:
     """An object that is written anew between two reads is not read as a mixture."""
-    from dcfast.storage.remote import RemoteShard
+    from dcfast.storage.ranges import RemoteShard
 
     shard = RemoteShard("s3://pool/shards/a.tar", options)
     assert shard.open()[0] == len(data)

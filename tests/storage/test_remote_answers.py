@@ -14,7 +14,8 @@ import pytest
 from dcfast.errors import PoolError
 from dcfast.index.build import index_tars
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.remote import RemoteShard, _modified_ns, remote_state
+from dcfast.storage.ranges import RemoteShard
+from dcfast.storage.remote import _modified_ns, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, sample_members
 

@@ -12,7 +12,8 @@ import pytest
 from dcfast.errors import PoolError
 from dcfast.storage import http
 from dcfast.storage.http import RemoteOptions
-from dcfast.storage.remote import RemoteShard, list_shards
+from dcfast.storage.ranges import RemoteShard
+from dcfast.storage.remote import list_shards
 
 pytest.importorskip("aiohttp", reason="shards behind URLs need dcfast[remote]")
 

@@ -172,7 +172,7 @@ def test_a_checkpoint_of_an_older_version_has_its_replaced_samples_counted(tmp_p
     assert train(settings).replaced == expected
 
 
-def _hang(self: Any, rows: Any) -> Any:
+def _hang(self: Any, rows: Any, samples: Any = None) -> Any:
     time.sleep(600)
 
 
@@ -343,9 +343,12 @@ def test_a_signal_while_a_rank_waits_for_its_loader_saves(
     assert same_training(world.out, undisturbed)
 
 
-def _hang_later(self: OpenSource, rows: Any) -> Any:
+_read = OpenSource.read
+
+
+def _hang_later(self: OpenSource, rows: Any, samples: Any = None) -> Any:
     _hang_later.reads += 1  # type: ignore[attr-defined]
-    return _hang(self, rows) if _hang_later.reads > 10 else _read(self, rows)  # type: ignore[attr-defined]
+    return _hang(self, rows) if _hang_later.reads > 10 else _read(self, rows, samples)  # type: ignore[attr-defined]
 
 
 def _hang_in_the_11th_read() -> None:

@@ -82,7 +82,7 @@ def read_members(
             its own.
         missing_members: 'raise', or 'none': a sample without an asked member has None for it.
         memory_bytes: refuse to read more than this (a single member is always read).
-        threads: neighbouring members read at the same time; None means one per core.
+        threads: neighbouring members read at the same time; None means one per core. Of URLs as many as remote says.
     Returns:
         MemberBatch: memoryviews into the buffer, made without copies.
     Raises:

@@ -66,7 +66,7 @@ class Order:
         counts: Sequence[int],
         *,
         seed: int,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float | Fraction] | None = None,
         resample: bool = True,
         block: int = 64,
         window: int = 64,

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
-from dcfast.access.remote import Piece, RemoteMembers, check_remote_name
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.pool_index import MissingUids, refuse_missing
 from dcfast.index.rows import FLAG_CUT, row_ids, sample_records, split_row_ids, valid_uid_mask
@@ -20,6 +19,7 @@ from dcfast.process.arguments import unsigned_array
 from dcfast.process.compute import thread_count
 from dcfast.process.renamed import Renamed, takes_old_names
 from dcfast.storage.http import RemoteOptions, remote_options
+from dcfast.storage.members import Piece, RemoteMembers, check_remote_name
 from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.pickled import reduced
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
@@ -70,9 +70,10 @@ class PoolReader:
 
     Memory: the shards' names and 100 bytes a shard; segments and records are mapped. A file that is replaced while it
     is open is still read as it was; one that is written to in place raises, and so does what is replaced behind a URL.
-    Of URLs: 4 MiB a thread beside the result; a look-up for each shard and thread that reads it, a request for each
-    stretch of neighbouring members (gaps up to 128 KiB are read over, 4 MiB together), and where the answers tell
-    neither ETag nor time, one more for every four.
+    Of URLs: up to ``remote.requests`` requests at the same time, of 1 MiB at most, which is the memory beside the
+    result; a look-up for each shard, a request for each stretch of neighbouring members (``storage.members.stretches``:
+    at most 5% more is read than was asked for, but of members under 4 KiB), and where the answers tell neither ETag
+    nor time, another look-up for each read.
     Example: ``reader = PoolReader(None, [segment])``, ``reader.read(reader.find(uids)[0], "jpg")``
     """
 
@@ -333,7 +334,7 @@ class PoolReader:
         is_far = np.isin(members.shard, list(far))
         columns = (members.shard[is_far], members.offset[is_far], members.size[is_far], offsets[:-1][is_far])
         data = np.empty(int(offsets[-1]), np.uint8)
-        remote.read_into(data, list(map(Piece, *(column.tolist() for column in columns))), threads)
+        remote.read_into(data, list(map(Piece, *(column.tolist() for column in columns))))
         near = (members.shard[~is_far], members.offset[~is_far], members.size[~is_far])
         of_files, begin = self._reader.read(*near, threads=threads)
         for k, place in enumerate(offsets[:-1][~is_far].tolist()):

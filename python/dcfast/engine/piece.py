@@ -115,7 +115,7 @@ class Piece(Generic[R_co]):
         name: unique in its step, sorts in the order of the data.
         arguments: of the function, by name; absolute paths of inputs outside the run directory are allowed.
         inputs: files whose size and mtime decide whether the piece must run again; relative paths are below
-            the run directory.
+            the run directory. An object behind a URL is a text of the URL, its size and its version.
         outputs: the files it writes, relative to the run directory.
         weight: its share of the step's work, for progress (bytes, as a rule).
         gpus: share of a GPU that it takes where a cluster has any; local pieces share those of their machine by
@@ -156,6 +156,9 @@ class _Marker(Record):
 def _described_files(out: Path, files: Iterable[str]) -> Iterator[bytes]:
     """Name, size and modification time of each file; PoolError names one that has vanished."""
     for name in files:
+        if "://" in name:  # an object behind a URL, with its size and version in words
+            yield f"{name}\0".encode("utf-8", "surrogateescape")
+            continue
         path = out / name  # an absolute name stays itself
         try:
             status = path.stat()

@@ -23,6 +23,7 @@ from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import NpyWriter, save_array
+from dcfast.storage.paths import is_url
 from dcfast.storage.records import Count, Record
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
+
+
+_ASKING = 4
+"""Threads at least that read shards behind a URL."""
 
 
 class SegmentCounts(Record):
@@ -91,6 +96,7 @@ def embed_segment(
     Args:
         models: (key, model on ``device``).
         out: run directory; number: of the segment, for the names.
+        shard_dir: of the shards, or its URL.
     Raises:
         CorruptDataError: a shard is not the indexed one.   OSError: reading or writing failed.
     Memory: the segment's columns, a batch of 256 pairs of tensors and as much read ahead.
@@ -99,6 +105,8 @@ def embed_segment(
 
     # on the CPU pieces fill the cores
     threads = 1 if device == "cpu" else min(16, os.cpu_count() or 1)
+    if is_url(shard_dir):  # of which most wait for a server
+        threads = max(threads, _ASKING)
     together = BATCH // CHUNK
     pairs = SegmentPairs(segment, os.fspath(shard_dir), [model for _, model in models])
     totals = np.zeros(len(STATUS), np.int64)

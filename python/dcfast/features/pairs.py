@@ -20,6 +20,7 @@ from dcfast.images.costs import BadImage
 from dcfast.images.decode import check_resized, load_image
 from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.http import PATIENT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +65,7 @@ class SegmentPairs:
     def __init__(self, segment: Segment, shard_dir: str, models: Sequence[ClipModel]) -> None:
         self.segment = segment
         self.models: list[ClipModel] = list(models)
-        self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
+        self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False, remote=PATIENT)
         self._shard, self._offset, self._size = segment.image_places()
 
     def __len__(self) -> int:

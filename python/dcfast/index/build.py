@@ -16,7 +16,8 @@ from dcfast.storage.atomic import atomic_path
 from dcfast.storage.http import RemoteOptions, remote_options
 from dcfast.storage.listing import TarListing
 from dcfast.storage.paths import is_url
-from dcfast.storage.remote import RemoteShard, list_shards
+from dcfast.storage.ranges import RemoteShard
+from dcfast.storage.remote import list_shards
 from dcfast.storage.shards import find_shards
 from dcfast.storage.temporary import temporary_folder
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.process.options import one_of
 from dcfast.process.shared_options import UID_FROM
+from dcfast.storage.http import PATIENT
 from dcfast.storage.listing import (
     PassedOver,
     TarListing,
@@ -22,6 +23,7 @@ from dcfast.storage.listing import (
 )
 from dcfast.storage.paths import absolute, is_url
 from dcfast.storage.records import Record, read_record
+from dcfast.storage.remote import RemoteState, shard_states
 
 StrPath = str | os.PathLike[str]
 
@@ -96,8 +98,8 @@ def refuse_url(directory: StrPath) -> None:
     """PoolError where a pool that is to be read as files is given by a URL."""
     if is_url(directory):
         raise PoolError(
-            f"pool {directory}: expected a directory, got a URL; refresh_index and open_pool read shards behind "
-            "URLs, a run reads files: download the pool"
+            f"pool {directory}: expected a directory, got a URL; refresh_index and open_pool read shards behind URLs, "
+            "a run by --shards-from URL beside a --pool DIR of metadata; for all else: download the pool"
         )
 
 
@@ -144,27 +146,32 @@ class Pool:
     """The files of a pool, listed once: in ``shards`` and ``metadata``, or side by side in one directory.
 
     Attributes:
-        shard_dir: holds the tars.
+        shard_dir: holds the tars; or its URL.
         shards: names of the tars, sorted; a shard's ordinal is its place here.
         metadata: absolute paths of the parquet files, sorted.
         notes: what among the shards and the metadata was passed over, in words.
+        states: of shards behind a URL, name -> size and version; else empty.
     Raises PoolError, by ``open``: no shards, no metadata.   Memory: the names of the files.
     Example: ``[str(Pool.open("pool").shard_path(name)) for name in Pool.open("pool").shards]``
     """
 
     root: Path
-    shard_dir: Path
+    shard_dir: Path | str
     shards: list[str]
     metadata: list[str]
     notes: list[str] = field(default_factory=list)
+    states: dict[str, RemoteState] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, directory: StrPath, uid_from: str = "json", *, metadata_only: bool = False) -> Pool:
+    def open(
+        cls, directory: StrPath, uid_from: str = "json", *, metadata_only: bool = False, shards_from: str | None = None
+    ) -> Pool:
         """Lists a pool; PoolError says what is missing and what was expected.
 
         Args:
             uid_from: which column the metadata must have, for the message.
             metadata_only: it may have no shards.
+            shards_from: the URL of its shards, where the directory has the metadata alone.
         """
         refuse_url(directory)
         root = Path(absolute(directory))
@@ -177,6 +184,8 @@ class Pool:
             raise PoolError(
                 f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
             )
+        if shards_from is not None:
+            return cls._behind_url(root, shards_from.rstrip("/"), uid_from)
         shard_dir = shard_folder(root)
         tars = list_pool_tars(root)
         before = (
@@ -193,7 +202,24 @@ class Pool:
                 f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}: download them{before}"
             )
         tars.check()
-        table_dir = metadata_folder(root)
+        metadata, notes = cls._metadata(root, uid_from)
+        for name in tars.names:
+            check_name(name, f"pool {root}")
+        return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *notes])
+
+    @classmethod
+    def _behind_url(cls, root: Path, url: str, uid_from: str) -> Pool:
+        states, passed_over = shard_states(url, PATIENT)
+        tars = TarListing(url, list(states), passed_over)
+        if not tars.names:
+            raise PoolError(f"pool {root}: {url} lists no .tar file{tars.hint}; give the URL of their directory")
+        metadata, notes = cls._metadata(root, uid_from)
+        return cls(root, url, tars.names, metadata, [*tars.notes, *notes], states)
+
+    @staticmethod
+    def _metadata(root: Path, uid_from: str) -> tuple[list[str], list[str]]:
+        """The paths of the metadata, and notes on what was passed over."""
+        shard_dir, table_dir = shard_folder(root), metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
         column = "a column uid (or url or key: --uid-from)" if uid_from == "json" else f"a column {uid_from}"
         if not metadata and table_dir == shard_dir:
@@ -207,9 +233,9 @@ class Pool:
                 f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}: download it, or "
                 f"have it written from the shards: {import_command(root)} (docs/import.md)"
             )
-        for name in (*tars.names, *metadata):
+        for name in metadata:
             check_name(name, f"pool {root}")
-        return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *_passed_over_parquet(table_dir)])
+        return metadata, _passed_over_parquet(table_dir)
 
     def segments(self) -> list[tuple[int, list[str]]]:
         """The shards cut into index segments: (ordinal of the first shard, names)."""
@@ -220,8 +246,16 @@ class Pool:
         return group_files(self.metadata)
 
     def shard_path(self, name: str) -> str:
-        return str(self.shard_dir / name)
+        return f"{self.shard_dir}/{name}" if self.states else os.path.join(self.shard_dir, name)
+
+    def shard_input(self, name: str) -> str:
+        """A shard as an input of a piece: its path, or its URL with size and version."""
+        state = self.states.get(name)
+        words = "" if state is None else f" ({state.size} bytes, version {state.stored_mtime_ns})"
+        return self.shard_path(name) + words
 
     def bytes_of(self, names: Iterable[str]) -> int:
         """Of some shards together."""
+        if self.states:
+            return sum(self.states[name].size for name in names)
         return sum(os.path.getsize(self.shard_path(name)) for name in names)

@@ -37,7 +37,7 @@ from dcfast.storage.listing import first_notes, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, is_url, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import as_record
-from dcfast.storage.remote import list_shards, remote_state
+from dcfast.storage.remote import shard_states
 from dcfast.storage.shards import find_shards, is_pattern, relative_shards
 from dcfast.storage.whole import fsync
 
@@ -169,8 +169,8 @@ class _RemoteShards:
     def __init__(self, url: str, remote: RemoteOptions) -> None:
         self._url = url.rstrip("/")
         self.remote = remote
-        self._states, self.passed_over = list_shards(self._url, remote)
-        self.names = sorted(self._states)
+        self._states, self.passed_over = shard_states(self._url, remote)
+        self.names = list(self._states)
         if not self.names:
             raise PoolError(
                 f"pool {url}: the listing has no .tar file; nothing to index: "
@@ -181,7 +181,7 @@ class _RemoteShards:
         return f"{self._url}/{name}"
 
     def state(self, name: str) -> State:
-        state = self._states[name] or remote_state(self.source(name), self.remote)
+        state = self._states[name]
         return state.size, state.stored_mtime_ns
 
 

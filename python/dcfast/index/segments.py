@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -88,6 +87,13 @@ class ShardLoss(NamedTuple):
     offset: int
     archive: bool
     message: str
+
+
+def shard_place(root: str | os.PathLike[str], name: str) -> str:
+    """Where a shard of an index is: below a directory, or the URL of one, or as its name says."""
+    if is_url(name):
+        return name
+    return f"{os.fspath(root).rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
 
 
 def shard_state(path: str | os.PathLike[str], remote: RemoteOptions | None = None) -> tuple[int, int]:
@@ -319,7 +325,7 @@ class Segment:
         stale = []
         for shard, name in enumerate(self.shard_names):
             try:
-                now = shard_state(name if is_url(name) else Path(root) / name, remote)
+                now = shard_state(shard_place(root, name), remote)
             except (FileNotFoundError, NotADirectoryError):
                 stale.append((shard, "vanished"))
                 continue

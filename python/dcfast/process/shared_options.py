@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from dcfast.process.options import Option
 
@@ -24,6 +25,12 @@ def _names(text: str) -> list[str]:
 
 
 ASSUME_GPU = Option("with --dry-run, on a machine without a GPU (a login node): the plan is for one that has a GPU")
+CACHE_DIR = Option(
+    "of training: keeps there what is read of URLs, for all processes of a node: a folder on a local disk",
+    metavar="DIR",
+    parse=os.path.expanduser,
+)
+CACHE_SIZE = Option("most that --cache-dir takes, in GB", metavar="GB", least=0.001, most=1e9)
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))
 DEVICE = Option("of models; auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
 EVAL_LIMIT = Option(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from dcfast.resharding.sources import SegmentItem, StrPath
+    from dcfast.storage.remote import RangeSource
 
     Pool: TypeAlias = StrPath | Sequence[SegmentItem]
 
@@ -58,7 +59,11 @@ class Inputs:
         self.notes: list[str] = notes or []
 
     def files(self) -> list[str]:
-        """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
+        """The paths of the input shards, none where they lie behind a URL. Raises PoolError: an index names each shard
+        by a URL of its own.
+        """
+        if "://" in self.base:
+            return []
         names = self.names
         if self.segments is not None:
             from dcfast.storage.paths import is_url
@@ -67,8 +72,8 @@ class Inputs:
             remote = next((name for name in names if is_url(name)), None)
             if remote is not None:
                 raise PoolError(
-                    f"reshard: shard {remote} is behind a URL: it can be indexed there, but is read from a file; "
-                    "download the shards, and reshard the copies"
+                    f"reshard: shard {remote} is named by a URL of its own in the index; give the URL of the directory "
+                    "that holds the shards, or index it by refresh_index"
                 )
         return [os.path.join(self.base, name) for name in names]
 
@@ -87,11 +92,16 @@ class Inputs:
 
 
 def _index(base: str, names: list[str], threads: int, uid_from: str) -> core_index.TarSegment:
-    pairs = [(os.fsencode(os.path.join(base, name)), os.fsencode(name)) for name in names]
+    pairs = [(_source(f"{base}/{name}"), os.fsencode(name)) for name in names]
+    window = 0
+    if "://" in base:
+        from dcfast.storage.http import PATIENT
+
+        window = PATIENT.window_bytes
     fd = unnamed_file()
     path = f"/proc/self/fd/{fd}"
     try:
-        core_index.write_segment(pairs, os.fsencode(path), True, False, threads, 0, uid_from)
+        core_index.write_segment(pairs, os.fsencode(path), True, False, threads, window, uid_from)
         return core_index.TarSegment(os.fsencode(path), False)  # the map outlives the descriptor
     except OSError as error:
         raise_full_disk(error, "the index of the input, in the directory for temporary files", path)
@@ -100,12 +110,28 @@ def _index(base: str, names: list[str], threads: int, uid_from: str) -> core_ind
         os.close(fd)
 
 
+def _source(path: str) -> bytes | RangeSource:
+    """A shard as the core indexes it: by its path, or by ranges of what a URL has."""
+    if "://" not in path:
+        return os.fsencode(path)
+    from dcfast.storage.http import PATIENT
+    from dcfast.storage.ranges import RemoteShard
+
+    return RemoteShard(path, PATIENT)
+
+
 def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     """What ``reshard`` was given: a directory, tars, patterns, several of these, or segments with ``shards_dir``.
 
     Raises:
         PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
     """
+    if isinstance(pool, str) and (":" in pool or "|" in pool):
+        from dcfast.storage.paths import check_source
+
+        check_source(pool, "reshard: pool")
+    if isinstance(pool, str) and "://" in pool:
+        return _behind_url(pool.rstrip("/"))
     if isinstance(pool, (bytes, str, os.PathLike)):
         given = plain_path(pool)  # refuses bytes
         if _is_shard(given):
@@ -122,10 +148,26 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     tars = [item for item in items if isinstance(item, (str, os.PathLike)) and (_is_shard(item) or os.path.isdir(item))]
     if len(tars) == len(items):
         return _of_shards([plain_path(item) for item in tars])
+    far = next((item for item in items if isinstance(item, str) and "://" in item), None)
+    if far is not None:
+        raise PoolError(f"reshard: pool {far} is behind a URL, beside others; give it by itself")
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
-    base = plain_path(shards_dir)
+    text = os.fspath(shards_dir)
+    base = text.rstrip("/") if isinstance(text, str) and "://" in text else plain_path(shards_dir)
     return Inputs(base, [base], [], [base], items)
+
+
+def _behind_url(url: str) -> Inputs:
+    """The shards that a URL of a directory lists. Raises PoolError: none.   OSError: it cannot be listed."""
+    from dcfast.storage.http import PATIENT
+    from dcfast.storage.remote import list_shards
+
+    states, passed_over = list_shards(url, PATIENT)
+    listing = TarListing(url, sorted(states), passed_over)
+    if not listing.names:
+        raise PoolError(f"reshard: pool {url} lists no .tar files; give the URL of their directory{listing.hint}")
+    return Inputs(url, [url], listing.names, [url], notes=listing.notes)
 
 
 def _is_shard(path: StrPath) -> bool:

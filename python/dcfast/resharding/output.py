@@ -201,7 +201,7 @@ def refuse_output(out: str, inputs: Inputs, *, overwrite: bool, may_hold: bool) 
     if any(exists and os.path.exists(base) and os.path.samefile(out, base) for base in inputs.directories):
         raise RunError(f"output {out} is the pool itself; choose another place")
     real = os.path.realpath(out)
-    for given in inputs.given:
+    for given in (place for place in inputs.given if "://" not in place):
         pool = os.path.realpath(given)
         if real == os.path.join(pool, "shards"):
             raise RunError(f"output {out} is where pool {given} would have its shards; choose another place")

@@ -41,7 +41,8 @@ def plan_key(plan: ReshardPlan, subset: OpenSubset, more: Iterable[bool | tuple[
     """
     arrays = plan.arrays
     hashes = [_hash(part) for part in (subset, arrays["cuts"], arrays["repeats"], arrays["exclude"], arrays["rows"])]
-    parts = [hashes, plan.inputs, sorted(plan.options.items()), os.path.abspath(plan.shards_dir), list(more)]
+    place = plan.shards_dir if "://" in plan.shards_dir else os.path.abspath(plan.shards_dir)
+    parts = [hashes, plan.inputs, sorted(plan.options.items()), place, list(more)]
     return _KEY_FORM + repr(core_hashing.xxh3_128(repr(parts).encode("utf-8", "surrogatepass")))
 
 

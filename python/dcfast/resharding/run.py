@@ -71,9 +71,11 @@ def reshard(
 
     Args:
         pool: a directory of shards (or one with ``shards`` in it), a tar, a pattern with braces or stars
-            (``dcfast.storage.shards.find_shards``), or several of these, taken one after the other, and indexed
-            first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
-            order), with ``shards_dir`` the directory their shard names are relative to.
+            (``dcfast.storage.shards.find_shards``), or several of these, taken one after the other; or the URL of a
+            directory of shards (``s3://...``), of which the selected members are fetched, into a file beside each
+            output shard under way. They are indexed first (a ``sizes.json`` is not needed, and not read). Or index
+            segments (paths or objects, in pool order), with ``shards_dir`` the directory, or its URL, that their shard
+            names are relative to.
         out: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
             shards and their companions are removed, other files stay. ``overwrite`` is refused where one of pool and
             output lies in the other.

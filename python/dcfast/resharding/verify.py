@@ -15,6 +15,7 @@ from dcfast.errors import CorruptDataError
 from dcfast.process.read_ahead import read_ahead
 from dcfast.resharding.contents import ShardContents, list_members
 from dcfast.resharding.edit import edited_contents
+from dcfast.resharding.far import near_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.output import OutputShards
 from dcfast.resharding.records import Mismatch, ShardStats, VerifyReport
@@ -77,13 +78,16 @@ def verify_shards(shards: OutputShards, k_first: int, k_last: int, strict: bool)
 
     def verify(k: int) -> _Checked:
         contents = shards.sources.contents(k)
-        if shards.blur is None:
+        if shards.blur is None and "://" not in shards.plan.shards_dir:
             return _verify_contents(shards, contents, k, strict)
         with (
             temporary_folder("dcfast-verify-") as folder,
-            edited_contents(contents, shards.blur, folder / "spool", each) as (edited, _),
+            near_contents(contents, folder / "near", check_mtime=False) as near,
         ):
-            return _verify_contents(shards, edited, k, strict)
+            if shards.blur is None:
+                return _verify_contents(shards, near, k, strict)
+            with edited_contents(near, shards.blur, folder / "spool", each) as (edited, _):
+                return _verify_contents(shards, edited, k, strict)
 
     with closing(
         read_ahead(verify, range(k_first, k_last), threads=shards.threads, ahead=4 * shards.threads)

@@ -17,6 +17,7 @@ from dcfast.storage.whole import whole_file
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.edit import BlurOptions
@@ -127,21 +128,33 @@ class _Writer:
 
     def write(self, k: int) -> tuple[int, ...]:
         shards = self.shards
-        if shards.blur is None and not shards.idx:
+        is_far = "://" in shards.plan.shards_dir
+        if shards.blur is None and not shards.idx and not is_far:
             with whole_file(shards.path(SHARD_FORMAT, k), sync=self.sync) as temporary:
                 counts = shards.sources.write(k, temporary, self.threads, self.check_mtime)
             return self.write_stats(k, counts, {})
         contents = shards.sources.contents(k, check=True)
-        if shards.blur is None:
-            return self.write_contents(k, contents, {})
+        if not is_far:
+            return self.write_edited(k, contents)
+        from dcfast.resharding.far import near_contents
+
+        with near_contents(contents, self.spool(k), check_mtime=self.check_mtime) as near:
+            return self.write_edited(k, near)
+
+    def spool(self, k: int) -> Path:
+        """A name that finish_reshard clears where a killed run left it."""
         from pathlib import Path
 
+        os.makedirs(self.shards.out, exist_ok=True)
+        return Path(self.shards.out, temporary_name(SHARD_FORMAT.format(k)))
+
+    def write_edited(self, k: int, contents: ShardContents) -> tuple[int, ...]:
+        """Writes a shard of members in files, with their boxes blurred or injected where that is asked for."""
+        if self.shards.blur is None:
+            return self.write_contents(k, contents, {})
         from dcfast.resharding.edit import edited_contents
 
-        # a name that finish_reshard clears where a killed run left it
-        spool = Path(shards.out, temporary_name(SHARD_FORMAT.format(k)))
-        os.makedirs(shards.out, exist_ok=True)
-        with edited_contents(contents, shards.blur, spool, self.threads) as (edited, counted):
+        with edited_contents(contents, self.shards.blur, self.spool(k), self.threads) as (edited, counted):
             return self.write_contents(k, edited, counted)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:

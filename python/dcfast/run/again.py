@@ -94,8 +94,8 @@ def check_inputs(config: Config, settings: Settings, given: Collection[str]) -> 
                 "bring back the file that it was, or give the option on the command line to take it as it is"
             )
     if settings.pool is not None and "pool" not in given:
-        pool = Pool.open(settings.pool, settings.uid_from)
-        files = [*map(pool.shard_path, pool.shards), *pool.metadata]
+        pool = Pool.open(settings.pool, settings.uid_from, shards_from=settings.shards_from)
+        files = [*map(pool.shard_input, pool.shards), *pool.metadata]
         _same(config, "pool", settings.pool, files)
     if settings.evalsets is not None and "evalsets" not in given:
         tars = [tar for _, found in compared_sets(Path(settings.evalsets)) for tar in found]

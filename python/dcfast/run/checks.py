@@ -32,6 +32,7 @@ from dcfast.stages.dedup.checks import check_dedup
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
+from dcfast.storage.paths import check_source, is_url
 from dcfast.train.dali import require_dali
 from dcfast.train.place import place_of
 
@@ -59,6 +60,13 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(
             f"samples_seen must be at least one batch of scale {settings.scale}, {batch}; got {settings.samples_seen}"
         )
+    if settings.shards_from is not None:
+        check_source(settings.shards_from, "shards_from")
+        if settings.pool is None or not is_url(settings.shards_from):
+            raise ValueError(
+                f"shards_from must be the URL of a given pool's shards; got {settings.shards_from!r}: of a directory "
+                "that has both give --pool DIR alone"
+            )
     if settings.pool is None:
         if settings.uid_from != "json":
             raise ValueError("uid_from is for a given pool; the samples of the built-in world have uids")

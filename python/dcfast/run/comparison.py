@@ -33,7 +33,7 @@ from dcfast.stages.train import How, train_with
 from dcfast.storage.records import replaced
 
 _OF_DEDUP = tuple(name for name in option_names(Settings) if name.startswith("dedup_"))
-SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from", *_OF_DEDUP)
+SHARED_SETTINGS = ("pool", "shards_from", "evalsets", "world", "features", "teacher_uids", "uid_from", *_OF_DEDUP)
 
 Say = Callable[[str], None]
 Show = type[Progress]

@@ -77,7 +77,7 @@ def build_manifest(run: Run) -> Manifest:
     command line in ``state/command.txt``.
     """
     pool, recipe = run.pool, scale(run.settings.scale)
-    files = [*map(pool.shard_path, pool.shards), *pool.metadata]
+    files = [*map(pool.shard_input, pool.shards), *pool.metadata]
     manifest = Manifest(
         versions=_versions(),
         settings=run.settings,

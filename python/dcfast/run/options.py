@@ -13,7 +13,7 @@ from dcfast.errors import RunError
 from dcfast.filters.files import named_code
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.shared_options import ASSUME_GPU, check_assumed
+from dcfast.process.shared_options import ASSUME_GPU, CACHE_DIR, CACHE_SIZE, check_assumed
 from dcfast.run.acquisition import acquire_words
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
@@ -40,6 +40,8 @@ class RunOptions:
     save_every_minutes: float = option(
         10.0, "of training, between checkpoints beside the recipe's five; signals save one too", metavar="M", least=0
     )
+    cache_dir: str | None = option(None, CACHE_DIR)
+    cache_size: float = option(100.0, CACHE_SIZE)
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     run_code: bool = option(False, RUN_CODE)
     dry_run: bool = option(

@@ -33,7 +33,9 @@ from dcfast.rundir.run_dir import Run
 from dcfast.scales import Scale
 from dcfast.stages.filter.outcomes import resolve_expression
 from dcfast.stages.teacher import teacher_model, teacher_recipe
+from dcfast.storage.http import PATIENT
 from dcfast.storage.inputs import open_input
+from dcfast.storage.ranges import RemoteShard
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import UID_DTYPE
 from dcfast.world.plan import PoolPiece
@@ -69,9 +71,17 @@ class Rates:
     how: list[str] = field(default_factory=list)
 
 
+_TRIED_BYTES = 16 << 20
+"""Of a shard behind a URL."""
+
+
 @contextmanager
 def _tried_shard(run: Run, rates: Rates) -> Iterator[Path]:
     """The shard that is tried: the pool's first, or one that is painted for it."""
+    if run.settings.shards_from is not None:
+        with temporary_folder("dcfast-probe-shard-") as folder:
+            yield _begin_of(run.pool.shard_path(run.pool.shards[0]), folder / run.pool.shards[0])
+        return
     if not run.is_world or run.has_summary("world"):
         yield Path(run.pool.shard_path(run.pool.shards[0]))
         return
@@ -85,6 +95,14 @@ def _tried_shard(run: Run, rates: Rates) -> Iterator[Path]:
         render_piece(PoolPiece(spec=spec, shard=1), folder)
         rates.render = (time.monotonic() - started) / TRIED_ROWS
         yield folder / "pool/shards/00000001.tar"
+
+
+def _begin_of(url: str, path: Path) -> Path:
+    """A copy of the first MB of a shard behind a URL."""
+    source = RemoteShard(url, PATIENT)
+    size, _ = source.open()
+    path.write_bytes(source.read(0, min(size, _TRIED_BYTES)) or b"")
+    return path
 
 
 def measure(run: Run, stages: Sequence[str]) -> Rates:

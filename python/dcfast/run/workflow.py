@@ -48,6 +48,8 @@ def run(
     ray_address: str | None = None,
     overwrite: bool = False,
     save_every_minutes: float = 10.0,
+    cache_dir: str | None = None,
+    cache_size: float = 100.0,
     gallery: str | None = None,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
@@ -61,6 +63,7 @@ def run(
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
         save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
+        cache_dir, cache_size: a folder in which training keeps what it reads of URLs, and the GB that it may take.
         gallery: a filter expression: the report shows samples that pass it, too.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
@@ -76,7 +79,7 @@ def run(
     show = Silent if quiet else Progress
     with (
         open_run(out, chosen, overwrite=overwrite) as current,
-        train_with(save_every_minutes=save_every_minutes),
+        train_with(save_every_minutes=save_every_minutes, cache_dir=cache_dir, cache_size=cache_size),
         gallery_of(gallery),
     ):
         stages = select_stages(current, first, last)
@@ -124,6 +127,8 @@ class RunKeywords(TypedDict, total=False):
     ray_address: str | None
     overwrite: bool
     save_every_minutes: float
+    cache_dir: str | None
+    cache_size: float
     gallery: str | None
     quiet: bool
     say: Callable[[str], None]
@@ -289,6 +294,8 @@ def _main(args: argparse.Namespace, stage: str | None) -> int:
         ray_address=how.ray_address,
         overwrite=how.overwrite,
         save_every_minutes=how.save_every_minutes,
+        cache_dir=how.cache_dir,
+        cache_size=how.cache_size,
         gallery=how.gallery,
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),

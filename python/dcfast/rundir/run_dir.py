@@ -90,7 +90,8 @@ class Run:
     @cached_property
     def pool(self) -> Pool:
         place = self.settings.pool or self.pool_dir  # as text: a URL is told from a path
-        return Pool.open(place, self.settings.uid_from, metadata_only=self.metadata_only)
+        only, far = self.metadata_only, self.settings.shards_from
+        return Pool.open(place, self.settings.uid_from, metadata_only=only, shards_from=far)
 
     @property
     def features(self) -> dict[str, str]:
@@ -137,7 +138,7 @@ class Run:
     @property
     def places(self) -> list[str]:
         """Paths that stand in what a run records, for what is published without them."""
-        given = [self.settings.pool, self.settings.evalsets, self.settings.teacher_uids]
+        given = [self.settings.pool, self.settings.shards_from, self.settings.evalsets, self.settings.teacher_uids]
         given += self.settings.dedup_against or []
         given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
         given += self.settings.signatures or []
@@ -164,7 +165,8 @@ class Run:
         Where shards were indexed once, they are gone, and the pool cannot be opened.
         """
         indexed = (self.out / "index" / "index.json").exists()
-        self.metadata_only = last == "filter" and not self.is_world and not indexed and lacks_shards(self.pool_dir)
+        may_lack = last == "filter" and not self.is_world and not indexed and self.settings.shards_from is None
+        self.metadata_only = may_lack and lacks_shards(self.pool_dir)
 
     def summary_path(self, stage: str) -> Path:
         return self.out / "state" / f"{stage}.json"

@@ -104,6 +104,12 @@ class Settings:
         usual="the built-in world",
         parse=path_argument,
     )
+    shards_from: str | None = option(
+        None,
+        "the shards of --pool, where that has the metadata alone: the URL of their directory (s3://, gs://, hf://, "
+        "https://)",
+        metavar="URL",
+    )
     evalsets: str | None = option(
         None,
         "evaluation sets, wds_*_test directories: contamination is looked for in them, and the model is scored",

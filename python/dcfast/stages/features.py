@@ -171,7 +171,7 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
         embed.piece(
             "features/embed",
             f"{number:05d}",
-            inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
+            inputs=[segment_path(number), *map(pool.shard_input, names), *weights],
             outputs=[
                 segment_file(number, "begin"),
                 status_path(number),

@@ -18,12 +18,13 @@ from dcfast.index.build import write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.pool_index import IndexLayout
 from dcfast.index.rows import loss_notes, sample_records, shard_damage, valid_uid_mask
-from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
+from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment, shard_place
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import IndexSummary
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
+from dcfast.storage.http import PATIENT
 from dcfast.storage.listing import first_notes, printable
 from dcfast.storage.records import Count, Record, plain, replaced
 from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records
@@ -73,7 +74,8 @@ def build_segment(
     of images.
     """
     path = out / segment_path(number)
-    stats = write_segment([(str(Path(shard_dir) / name), name) for name in shards], path, uid_from=uid_from)
+    sources = [(shard_place(shard_dir, name), name) for name in shards]
+    stats = write_segment(sources, path, uid_from=uid_from, remote=PATIENT)
     segment = Segment.open(path)
     damage = shard_damage(segment)
     if strict and damage:
@@ -115,7 +117,7 @@ def steps(run: Run, do: Do) -> IndexSummary:
         build_segment.piece(
             "index/segments",
             f"{number:05d}",
-            inputs=[pool.shard_path(name) for name in names],
+            inputs=[pool.shard_input(name) for name in names],
             outputs=[segment_path(number), _run_path(number)],
             weight=pool.bytes_of(names),
         )(

@@ -23,6 +23,7 @@ from dcfast.evaluate.hub import hub_files, is_hub_file
 from dcfast.evaluate.sign_sets import sign_set
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.images.signatures import STATUS
+from dcfast.index.fetched import near_shards
 from dcfast.index.segments import Segment
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
@@ -49,7 +50,8 @@ def sign_pool(out: Path, number: int, shard_dir: str) -> SignedImages:
     """Piece: the signatures of one segment's images."""
     segment = Segment.open(out / segment_path(number))
     refuse_stale(segment, shard_dir)
-    result = sign_images(segment, [str(Path(shard_dir) / name) for name in segment.shard_names])
+    with near_shards(segment, shard_dir) as paths:
+        result = sign_images(segment, paths)
     save_array(out / signature_path(number), result)
     counts = np.bincount(result["status"], minlength=256)
     names = {**dict(enumerate(STATUS)), ABSENT: "absent"}
@@ -122,7 +124,7 @@ def steps(run: Run, do: Do) -> SignaturesSummary:
         sign_pool.piece(
             "signatures/pool",
             f"{number:05d}",
-            inputs=[segment_path(number), *map(pool.shard_path, names)],
+            inputs=[segment_path(number), *map(pool.shard_input, names)],
             outputs=[signature_path(number)],
             weight=pool.bytes_of(names),
         )(number=number, shard_dir=str(pool.shard_dir))

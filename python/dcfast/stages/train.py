@@ -49,6 +49,8 @@ class How(TypedDict, total=False):
 
     threads: int | None
     save_every_minutes: float
+    cache_dir: str | None
+    cache_size: float
 
 
 _HOW: ContextVar[How] = ContextVar("_HOW")

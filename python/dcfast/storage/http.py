@@ -36,6 +36,15 @@ _LIMITED_BY = {"http": "client_kwargs", "https": "client_kwargs", "s3": "config_
 _ELSEWHERE = "download the shard to index it, or serve it by a server that does"
 
 
+_NO_CREDENTIALS = {  # of botocore, google-auth, azure and huggingface_hub
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("TokenRetrievalError", "DefaultCredentialsError", "ClientAuthenticationError", "LocalTokenNotFoundError"),
+}
+NO_CREDENTIALS = (
+    "no credentials: give those that its library looks for (s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+    "~/.aws; gs: GOOGLE_APPLICATION_CREDENTIALS; hf: HF_TOKEN), or ask without any, of what is open to all: "
+    "FSSPEC_S3='{\"anon\": true}'"
+)
 MOST_LISTING_BYTES = 64 << 20
 """Of an answer that is no range: a directory as a page."""
 SLOWEST = 1024
@@ -66,6 +75,10 @@ class RemoteOptions:
             storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
             ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
             by http, which asks in two ways.
+        deadline_s: after so many seconds of trying, no request is made again.
+        requests: ranges of members that one reader asks for at the same time; each is up to 1 MiB.
+        cache_dir: folder on a local disk for the members that are read (``dcfast.storage.cache``); None: no cache.
+        cache_bytes: that it may take, over all processes that share it.
     Raises ValueError: a number out of its range.
     Example: ``RemoteOptions({"headers": {"Authorization": "Bearer TOKEN"}}, retries=5, timeout_s=20)``
     """
@@ -75,6 +88,10 @@ class RemoteOptions:
     retries: int = 4
     backoff_s: float = 0.2
     timeout_s: float = 30.0
+    deadline_s: float = math.inf
+    requests: int = 32
+    cache_dir: str | None = None
+    cache_bytes: int = 100_000_000_000
 
     def __post_init__(self) -> None:
         if self.window_bytes < 1 << 16:
@@ -83,6 +100,12 @@ class RemoteOptions:
             raise ValueError(f"retries must not be negative; got {self.retries}")
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
+        if not self.deadline_s > 0:
+            raise ValueError(f"deadline_s must be a number of seconds above 0; got {self.deadline_s}")
+        if self.cache_dir == "":
+            raise ValueError("cache_dir must be a path, or None for no cache; got an empty text")
+        if self.requests < 1 or self.cache_bytes < 1:
+            raise ValueError(f"requests and cache_bytes must be at least 1; got {self.requests} and {self.cache_bytes}")
 
     def limited(self, url: str) -> Mapping[str, Any]:
         """The storage options, with limits of time for the links of a URL whose file systems take them from there.
@@ -102,6 +125,10 @@ class RemoteOptions:
             merged = {**limits, **(given or {})}
             storage |= {name: merged} if number == 0 else {protocol: {**own, name: merged}}
         return storage
+
+
+PATIENT = RemoteOptions(retries=30, deadline_s=120.0)
+"""Of work over hours: what passes within two minutes does not end it."""
 
 
 def remote_options(remote: RemoteOptions | None) -> RemoteOptions:
@@ -314,7 +341,13 @@ def may_pass(error: Exception) -> bool:
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING_STATUS
-    return not isinstance(error, _PERMANENT) and type(error).__name__ not in _REDIRECTIONS
+    is_permanent = isinstance(error, _PERMANENT) or lacks_credentials(error)
+    return not is_permanent and type(error).__name__ not in _REDIRECTIONS
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether a library found none to ask with."""
+    return bool(_NO_CREDENTIALS & {kind.__name__ for kind in type(error).__mro__})
 
 
 def is_throttled(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import is_without_locks, take_lock
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
+_PLAIN_FILE = re.compile(r"file:///[^?#%;&$`\\]*")
 LOCK_NAME = ".lock"
 """The lock file that a command keeps in a directory it writes."""
 
@@ -115,6 +116,22 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
 def is_url(path: StrPath) -> bool:
     """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
     return isinstance(path, str) and _URL.match(path) is not None
+
+
+def check_source(path: StrPath, argument: str) -> None:
+    """ValueError where what data is to be read from names a program, as webdataset's ``pipe:`` does, or is no plain
+    place: dcfast starts no program that stands in a path or URL, nor does a shell see it.
+    """
+    text = os.fspath(path)
+    place = "give a directory or a URL (s3://, gs://, hf://, https://), or write what the program gives to a file"
+    if text.lower().startswith("pipe:"):
+        raise ValueError(f"{argument} {text!r} names a program (pipe:), and none is started: {place}")
+    if "|" in text and not os.path.lexists(text):
+        raise ValueError(f"{argument} {text!r} is no place but a pipe to a program (|), and none is started: {place}")
+    if not text.isprintable() and is_url(text):
+        raise ValueError(f"{argument} {text!r} is a URL with characters that cannot be printed: {place}")
+    if text.lower().startswith("file:") and (_PLAIN_FILE.fullmatch(text) is None or "/../" in f"{text}/"):
+        raise ValueError(f"{argument} {text!r} is no plain path: give the path itself, without file://")
 
 
 def real(path: StrPath) -> str:

@@ -37,7 +37,7 @@ def without_places(value: T, places: Iterable[StrPath | None] = (), *, all_texts
     patterns = [
         (re.compile(rf"(?<![\w./-]){re.escape(place)}{_END}"), base_name(place))
         for place in reversed(known)
-        if place.startswith("/")
+        if place.startswith("/") or "://" in place
     ]
 
     def walk(value: object) -> object:

@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
 
 from dcfast._core import hashing as core_hashing
-from dcfast.errors import MissingDependencyError, PoolError
+from dcfast.errors import MissingDependencyError, PoolError, first_line
+from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.http import (
+    NO_CREDENTIALS,
     HttpAnswers,
-    OtherSizeError,
     RemoteOptions,
     explained,
     is_throttled,
+    lacks_credentials,
     may_pass,
     no_ranges,
     remote_options,
@@ -61,8 +64,7 @@ class RemoteState(NamedTuple):
 
     def is_told_by(self, headers: Mapping[str, str]) -> bool:
         """Whether the headers of an answer say that it is of this version."""
-        modified = _modified_ns({"Last-Modified": headers.get("Last-Modified")})  # type: ignore[typeddict-unknown-key]
-        told = (headers.get("ETag", ""), modified)
+        told = (headers.get("ETag", ""), _header_ns(headers.get("Last-Modified")))
         return any(told) and told == (self.etag, self.modified_ns)
 
 
@@ -73,7 +75,7 @@ def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
         FileNotFoundError, PermissionError, OSError: with the URL, after the retries.
         PoolError: the server does not tell the size.   MissingDependencyError: the URL's protocol needs a package.
     """
-    return _Remote(url, remote_options(options)).state()
+    return RemoteObject(url, remote_options(options)).state()
 
 
 class _Info(TypedDict, total=False):
@@ -85,6 +87,7 @@ class _Info(TypedDict, total=False):
     partial: object
     ETag: object
     etag: object
+    blob_id: object
 
 
 class RemoteListing(NamedTuple):
@@ -101,15 +104,33 @@ class RemoteListing(NamedTuple):
 
 def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
     """The ``*.tar`` of a remote directory, by the rule of ``storage.listing``. Errors as ``remote_state``."""
-    return _Remote(url, remote_options(options)).shards()
+    return RemoteObject(url, remote_options(options)).shards()
+
+
+def shard_states(url: str, options: RemoteOptions | None = None) -> tuple[dict[str, RemoteState], list[PassedOver]]:
+    """Name -> state of the shards of a remote directory, sorted, and what was passed over. Errors as ``remote_state``.
+
+    Cost: the listing, and a request for each shard of which it does not tell the version, many at a time.
+    """
+    listing = list_shards(url, options)
+    unknown = sorted(name for name, state in listing.states.items() if state is None)
+    places = [f"{url.rstrip('/')}/{name}" for name in unknown]
+    count = remote_options(options).requests
+    found = read_ahead(lambda place: remote_state(place, options), places, threads=count, ahead=count)
+    looked_up = dict(zip(unknown, found, strict=True))
+    return {name: state or looked_up[name] for name, state in sorted(listing.states.items())}, listing.passed_over
 
 
 def _last_part(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-class _Remote:
-    """One URL on its file system, with retries."""
+class RemoteObject:
+    """One URL on its file system, with retries.
+
+    Attributes:
+        fs, path: of fsspec.
+    """
 
     def __init__(self, url: str, options: RemoteOptions) -> None:
         self.url = url
@@ -125,10 +146,11 @@ class _Remote:
             raise MissingDependencyError(f"{url}: {error}; install {what}") from error
         except ValueError as error:
             raise PoolError(f"{url}: {error}") from error
-        if "s3" in _protocols(self.fs):
+        if "s3" in protocols_of(self.fs):
             self.fs.retries = 1  # attempt() tries again: tries of tries would multiply the waiting
 
     def state(self) -> RemoteState:
+        """See ``remote_state``."""
         return self._state_of(self.attempt("look up", self._info))
 
     def _state_of(self, info: _Info) -> RemoteState:
@@ -143,8 +165,7 @@ class _Remote:
             raise PoolError(f"{self.url}: expected a size of 0 to 2^63 - 1 bytes; the server tells {size}")
         if info.get("partial") is False:
             raise PoolError(no_ranges(self.url))
-        etag = info.get("ETag") or info.get("etag") or ""
-        return RemoteState(size, str(etag), _modified_ns(info))
+        return RemoteState(size, _etag(info), _modified_ns(info))
 
     def shards(self) -> RemoteListing:
         """The tars of a directory by name; None where the listing does not tell one version from another."""
@@ -155,7 +176,7 @@ class _Remote:
             name = _last_part(str(info["name"]))
             is_file = info.get("type") == "file"
             if is_file and is_shard_name(name):
-                tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
+                tells = isinstance(info.get("size"), int) and _etag(info)
                 states[name] = self._state_of(info) if tells else None
             elif is_file and (reason := reason_passed_over(name)):
                 passed_over.add(PassedOver(name, reason))
@@ -170,7 +191,7 @@ class _Remote:
     def _info(self) -> _Info:
         self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
         answers = HttpAnswers(self.url)
-        checks = {"raise_for_status": answers.check_look_up} if "http" in _protocols(self.fs) else {}
+        checks = {"raise_for_status": answers.check_look_up} if "http" in protocols_of(self.fs) else {}
         info: _Info = self.fs.info(self.path, **checks).copy()
         if checks and not isinstance(info.get("size"), int):
             info["size"] = answers.header_size
@@ -181,22 +202,26 @@ class _Remote:
         return self._state_of(self._info())
 
     def attempt(self, action: str, call: Callable[[], T]) -> T:
-        """The result of call(), tried again where that may help."""
-        tries = 0
+        """The result of call(), tried again where that may help, as often and as long as the options say."""
+        tries, began = 0, time.monotonic()
         while True:
             try:
                 return call()
             except Exception as raised:
                 error = _cause(raised)
                 tries += 1
-                if not may_pass(error) or tries > self.options.retries:
-                    raise self._final(action, error, tries) from error
                 pause = self.options.backoff_s * 2 ** (tries - 1)
-                time.sleep(min(10.0, 8 * pause if is_throttled(error) else pause))
+                pause = min(10.0, 8 * pause if is_throttled(error) else pause)
+                is_late = time.monotonic() - began + pause > self.options.deadline_s
+                if not may_pass(error) or tries > self.options.retries or is_late:
+                    raise self._final(action, error, tries) from error
+                time.sleep(pause)
 
     def _final(self, action: str, error: Exception, tries: int) -> Exception:
         if isinstance(error, PoolError):
             return error
+        if lacks_credentials(error):
+            return PermissionError(errno.EACCES, f"{action}: {NO_CREDENTIALS} ({first_line(error)})", self.url)
         text = explained(error)
         if "support range requests" in text:
             return PoolError(no_ranges(self.url))
@@ -228,115 +253,26 @@ class RangeSource(Protocol):
         """What is wrong with what was read, as a sentence; empty where nothing is."""
 
 
-class RemoteShard:
-    """The source of ranges that the core's tar walker reads a remote shard through. Used by one thread at a time.
-
-    Nothing is asked of the server before ``open``. Memory: the answer to one request.
-    """
-
-    def __init__(self, url: str, options: RemoteOptions) -> None:
-        self.url = url
-        self._options = options
-        self._remote: _Remote | None = None
-        self._file: IO[bytes] | None = None
-        self._answers: HttpAnswers | None = None
-        self.state: RemoteState = RemoteState(0, "", 0)
-        self._changed = False
-
-    def open(self) -> tuple[int, int]:
-        """(size, what to store as mtime_ns)."""
-        self._remote = _Remote(self.url, self._options)
-        self.state = self._remote.state()
-        return self.state.size, self.state.stored_mtime_ns
-
-    def read(self, offset: int, length: int) -> bytes | None:
-        """Exactly length bytes at offset; None where the object is no longer what was opened.
-
-        Raises OSError (after the retries) or PoolError (no range requests), naming URL and offset.
-        """
-        remote = self._remote
-        assert remote is not None
-
-        def fetch() -> bytes | None:
-            if self._file is None:
-                self._file, self._answers = _open_ranges(remote, length, self.state)
-            try:
-                self._file.seek(offset)
-                data = self._file.read(length)
-            except OtherSizeError as error:
-                if remote.state_now() != self.state:
-                    return None
-                raise PoolError(f"{self.url}: {error.strerror}") from error
-            except Exception as error:
-                if type(error).__name__ == "FileExpired" or status_of(error) == 412:
-                    return None  # s3fs reads under If-Match
-                raise
-            if len(data) > length:
-                raise OSError(
-                    errno.EIO, f"the server sent {len(data)} bytes, asked for {length}; download it", self.url
-                )
-            if len(data) < length:
-                if remote.state_now() != self.state:
-                    return None
-                raise OSError(
-                    errno.EIO, f"the server sent {len(data)} of {length} bytes; try again, or download it", self.url
-                )
-            return data
-
-        if self._changed:
-            return None
-        data = remote.attempt(f"read {length} bytes at offset {offset}", fetch)
-        self._changed = data is None
-        return data
-
-    def is_unchanged(self) -> bool:
-        """Whether all that was read so far is of the object that was opened: where the answers do not tell, the server
-        is asked for its state.
-        """
-        assert self._remote is not None
-        if self._changed:
-            return False
-        if self._answers is not None and not self._answers.doubtful:
-            return True
-        self._changed = self._remote.state() != self.state
-        if self._answers is not None:
-            self._answers.doubtful = 0
-        return not self._changed
-
-    def finish(self) -> str:
-        """What is wrong with what was read, or an empty string: asks the server for its state once more."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        assert self._remote is not None
-        if not self._changed and self._remote.state() == self.state:
-            return ""
-        return "the shard was replaced while it was indexed (another size, ETag or time): index it again"
-
-
-def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
+def protocols_of(fs: AbstractFileSystem) -> tuple[str, ...]:
+    """The protocols that a file system answers to."""
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _open_ranges(remote: _Remote, length: int, state: RemoteState) -> tuple[IO[bytes], HttpAnswers | None]:
-    """A file object whose every read is one request, where the file system can do that; of http the checks of it."""
-    fs, known, answers = remote.fs, {}, None
-    if "http" in _protocols(fs):
-        # the size saves asking for it again; a compressed answer would be a range of other bytes
-        headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-        answers = HttpAnswers(remote.url, state.size, is_version=state.is_told_by)
-        known = {"size": state.size, "headers": headers, "raise_for_status": answers.check_range}
-    try:
-        file: IO[bytes] = fs.open(remote.path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
-    except TypeError:  # a file system of whole files, such as that of an archive
-        file = fs.open(remote.path, "rb")
-    return file, answers
 
 
 def _cause(error: Exception) -> Exception:
     """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
+
+
+def _etag(info: _Info) -> str:
+    """What tells a version, by the names that fsspec's file systems give it: S3's, Google's, the hub's."""
+    return str(info.get("ETag") or info.get("etag") or info.get("blob_id") or "")
+
+
+@lru_cache(maxsize=256)
+def _header_ns(text: str | None) -> int:
+    """``_modified_ns`` of a header, which every answer of a shard has alike."""
+    return _modified_ns({"Last-Modified": text})  # type: ignore[typeddict-unknown-key]
 
 
 def _modified_ns(info: _Info) -> int:

@@ -8,6 +8,6 @@ from __future__ import annotations
 from dcfast.train.launch import launch
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings, TrainSource, parse_sources
-from dcfast.train.source import write_positions
+from dcfast.train.source_files import write_positions
 
 __all__ = ["TrainSettings", "TrainSource", "launch", "parse_sources", "train", "write_positions"]

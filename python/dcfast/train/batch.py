@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dcfast.scales import Scale
 from dcfast.train.replaced import Refusal, Replacement
 from dcfast.train.settings import TrainSettings
-from dcfast.train.source import SourceFiles
+from dcfast.train.source_files import SourceFiles
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from dcfast.train.caption_tokens import CaptionTokens
 from dcfast.train.dali import plain_jpeg
 from dcfast.train.pixels import Crops, PixelWriter
 from dcfast.train.replaced import Replacement
-from dcfast.train.source import OpenSource, RawSamples
+from dcfast.train.source import OpenSource, RawSamples, source_weights
 from dcfast.train.windows import crop_windows
 from dcfast.uids.sets import UID_DTYPE, uid_format
 
@@ -47,7 +47,7 @@ class BatchMaker:
         self._order = Order(
             [s.count for s in spec.sources],
             seed=settings.seed,
-            weights=[s.weight for s in settings.sources] if settings.resample else None,
+            weights=source_weights(settings, spec.sources) if settings.resample else None,
             resample=settings.resample,
             block=settings.block,
             window=settings.window,
@@ -117,7 +117,7 @@ class BatchMaker:
             windows = self._windows(g, known[:, 0], known[:, 1])
             chunk.uids[at] = source.reader.uids(rows)
             done = 0
-            for raw in source.read(rows):
+            for raw in source.read(rows, g):
                 part = slice(done, done + len(raw))
                 crops = Crops(self._windows, g[part], sizes[part], windows[part])
                 failed += self._write(chunk, raw, crops, at[part])

@@ -53,14 +53,14 @@ class CaptionTokens:
         left = np.arange(len(raw))
         if self._core is not None:
             begin, size = raw.captions.begin, np.minimum(raw.captions.size, MAX_CAPTION_BYTES)
-            rows, done = self._core.encode(raw.data.data, begin, np.maximum(size, 0))
+            rows, done = self._core.encode(raw.texts.data, begin, np.maximum(size, 0))
             done &= size >= 0
             tokens[at[done]] = rows[done]
             left = np.flatnonzero(~done)
         for i in left.tolist():
             caption = raw.caption(i)
             if caption is None:
-                failed[i] = "no caption (txt)"
+                failed[i] = raw.lacking
                 continue
             try:
                 texts[i] = read_caption(caption, "strict")

@@ -96,6 +96,7 @@ class Trainer:
     Attributes:
         step: steps done.   notes: for the summary.
         by_pillow: pictures of this start that the core left to Pillow, by kind.
+        saved: called on rank 0 when a checkpoint is there.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Trainer:
         self.workers: int = workers
         self.on_step: Callable[[int], None] = on_step
         self.begun: Callable[[], None] = begun
+        self.saved: Callable[[], None] = lambda: None
         self.identity: Identity = self.settings.identity([source.fingerprint for source in spec.sources])
         self.control: Control = Control(spec, ranks, folder)
         self.steps: int = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
@@ -369,4 +371,5 @@ class Trainer:
             )
             path = self.folder / "checkpoints" / name
             save_checkpoint(path, self.recipe.model, self.learner, epoch, progress)
+            self.saved()
         self.ranks.barrier()

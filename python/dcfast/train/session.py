@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
+from dcfast.storage.mirror import Mirror
 from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
+from dcfast.train.captions import CaptionRule
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.learner import create_learner
@@ -37,7 +40,8 @@ from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
 from dcfast.train.replaced import Refusal
 from dcfast.train.settings import TrainSettings
-from dcfast.train.source import OpenSource, SourceFiles, prepare_source
+from dcfast.train.source import prepare_source
+from dcfast.train.source_files import SourceFiles
 
 _LOG = logging.getLogger("dcfast.train")
 
@@ -118,7 +122,8 @@ def _recorded(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
 
 def prepare_sources(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
     """The sources, ready to be opened by any process."""
-    files = [prepare_source(source, folder / "sources", i) for i, source in enumerate(settings.sources)]
+    rule, remote = CaptionRule(settings.captions(), settings.seed), settings.remote()
+    files = [prepare_source(source, folder / "sources", i, rule, remote) for i, source in enumerate(settings.sources)]
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
         raise SubsetError(
@@ -126,7 +131,7 @@ def prepare_sources(settings: TrainSettings, folder: Path) -> tuple[SourceFiles,
             "a batch must not repeat a sample for want of others: choose a looser filter, or a smaller batch "
             f"(--set global_batch={smaller_batch(total)})"
         )
-    return tuple(replace(f, fingerprint=OpenSource(f).fingerprint()) for f in files)
+    return tuple(files)
 
 
 def _workers(settings: TrainSettings, ranks: Ranks) -> int:
@@ -148,11 +153,15 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
             _LOG.warning("  train: Pillow decodes all pictures, several times slower: %s", pillow_rule().difference)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    mirrors: list[Mirror] = []  # on rank 0 alone, which writes checkpoints
+    ranks.on_first(lambda: mirrors.extend(_mirrors(settings, folder)))
     sources = ranks.on_first(lambda: prepare_sources(settings, folder))
     learner = create_learner(settings, ranks)
     spec = BatchSpec(settings, sources, learner.image_size, ranks.world_size, ranks.rank)
     heartbeat = _heartbeat(settings, folder, ranks)
     trainer = Trainer(spec, ranks, folder, learner, _workers(settings, ranks), on_step, heartbeat.start)
+    for mirror in mirrors:
+        trainer.saved = mirror.update
     trainer.resume()
     resumed_at = trainer.step
     in_order = False
@@ -160,13 +169,31 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         trainer.run()
         counts = ranks.sums([float(trainer.by_pillow[kind]) for kind in KINDS])
         by_pillow = dict(zip(KINDS, map(int, counts), strict=True))
-        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started, by_pillow))
+        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started, by_pillow, mirrors))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
         return summary
     finally:
         heartbeat.stop(in_order)  # first: the others may have ended before the workers here have
         trainer.close()
+        for mirror in mirrors:
+            mirror.close(in_order=False)
+
+
+_COPIED = re.compile(r"checkpoints/(epoch|step)_\d+\.pt|(log|replaced-\d+|refused-\d+)\.jsonl|(summary|timing)\.json")
+_PASSING = re.compile(r"checkpoints/step_\d+\.pt")
+
+
+def _mirrors(settings: TrainSettings, folder: Path) -> list[Mirror]:
+    """On rank 0: makes sure that copies can be written, and fetches those that are there where nothing is here."""
+    if settings.copy_to is None:
+        return []
+    mirror = Mirror(folder, settings.copy_to, _COPIED, _PASSING)
+    mirror.check()
+    fetched = [] if any((folder / "checkpoints").glob("*.pt")) else mirror.restore()
+    if fetched:
+        _LOG.warning("  train: %d files of the training were fetched from %s", len(fetched), mirror.url)
+    return [mirror]
 
 
 def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
@@ -182,8 +209,10 @@ def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat
     return Heartbeat(folder / "heartbeat", start, ranks.rank, ranks.world_size, seconds, gone)
 
 
-def _finish(trainer: Trainer, resumed_at: int, started: float, by_pillow: dict[str, int]) -> TrainingSummary:
-    """On rank 0: writes the summary, and how long it took."""
+def _finish(
+    trainer: Trainer, resumed_at: int, started: float, by_pillow: dict[str, int], mirrors: list[Mirror]
+) -> TrainingSummary:
+    """On rank 0: writes the summary, and how long it took; waits until both are copied."""
     summary = _summary(trainer)
     write_json(trainer.folder / "summary.json", plain(summary))
     for note in _replaced(trainer):
@@ -202,6 +231,9 @@ def _finish(trainer: Trainer, resumed_at: int, started: float, by_pillow: dict[s
             dali_refused_samples=None if refusals is None else sum(refusal.samples for refusal in refusals),
         )
         write_json(trainer.folder / "timing.json", plain(times))
+    for mirror in mirrors:
+        mirror.update()
+        mirror.close()
     return summary
 
 

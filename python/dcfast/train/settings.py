@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import DECODER, DEVICE, LOSS, SEED
+from dcfast.process.shared_options import CACHE_DIR, CACHE_SIZE, DECODER, DEVICE, LOSS, SEED
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
-from dcfast.storage.paths import path_argument
+from dcfast.storage.http import RemoteOptions
+from dcfast.storage.paths import check_source, path_argument
 from dcfast.storage.records import Record
+from dcfast.train.captions import CaptionFrom, parse_captions
 
 PATH: dict[str, Any] = {"metavar": "DIR", "parse": path_argument}  # Any: words of an ``Option``
 _DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
@@ -25,9 +27,9 @@ class TrainSource:
     """Where samples come from: new shards, or an index with a subset. Both give the same batches.
 
     Attributes:
-        shards: directory of ``*.tar``, as the reshard stage or DataComp's resharder writes them.
+        shards: directory of ``*.tar``, as the reshard stage or DataComp's resharder writes them, or the URL of one.
         index: directory of index segments (or a run that has one in ``index/``), instead of ``shards``.
-        shards_dir: with ``index``: the directory its shard names are relative to.
+        shards_dir: with ``index``: the directory its shard names are relative to, or the URL of it.
         subset: with ``index``: the subset file.
         positions: with ``index``, instead of ``subset``: npy of u64 row ids in canonical order (``write_positions``).
         weight: how often a sample of this source is taken, relative to those of other sources.
@@ -48,6 +50,9 @@ class TrainSource:
             raise ValueError(f"source index={self.index!r} needs either subset= or positions=")
         if self.index is not None and self.shards_dir is None:
             raise ValueError(f"source index={self.index!r} needs shards_dir=, the directory of the indexed shards")
+        for name, place in (("shards", self.shards), ("index", self.index), ("shards_dir", self.shards_dir)):
+            if place is not None:
+                check_source(place, name)
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight of a source must be a positive number; got {self.weight}")
 
@@ -60,6 +65,8 @@ class Identity(Record, omit_defaults=True):
 
     Attributes:
         sources: fingerprints; empty where they are not known yet.
+        captions, caption_weights: where they come from, where that is not the member txt alone.
+        weights_by: where the weights are not of samples.
     """
 
     recipe: dict[str, bool | int | float | str]
@@ -72,6 +79,9 @@ class Identity(Record, omit_defaults=True):
     decoder: str
     weights: list[float]
     sources: list[str] = []
+    captions: list[str] = []
+    caption_weights: list[float] = []
+    weights_by: str | None = None
 
 
 def _check_least_1(values: object, *names: str) -> None:
@@ -126,6 +136,30 @@ class TrainSettings:
         metavar="SECONDS",
         **_DURATION,
     )
+    weights_by: str = option(
+        "sample",
+        "what a weight of a source is of: sample, each of its samples; shard, each of its shards, whatever they hold",
+        choices=("sample", "shard"),
+    )
+    caption_from: list[str] = option(
+        [],
+        "captions: txt, json:FIELD, or parquet:PATH:COLUMN by uid; of several, and of lists, one is drawn a sample",
+        metavar="PLACE",
+        usual="txt",
+        gather=list,
+    )
+    caption_weights: list[float] = option(
+        [], "how often each of --caption-from is drawn", metavar="W", usual="alike", parse=float, gather=list
+    )
+    cache_dir: str | None = option(None, CACHE_DIR)
+    cache_size: float = option(100.0, CACHE_SIZE)
+    copy_to: str | None = option(
+        None,
+        "a URL (s3://...) or folder that checkpoints and results are copied to as they are saved, and fetched from "
+        "where --out has none",
+        metavar="URL",
+        parse=path_argument,
+    )
     workers: int | None = option(
         None,
         "threads that read and decode ahead, per rank; changes no result",
@@ -141,10 +175,23 @@ class TrainSettings:
         if not self.sources:
             raise ValueError("sources must name at least one directory of shards, or index and subset")
         _check_least_1(self, "block", "window")
-        if not self.resample and len({s.weight for s in self.sources}) > 1:
+        self.captions()
+        if self.copy_to is not None:
+            check_source(self.copy_to, "copy_to")
+        is_weighed = len({s.weight for s in self.sources}) > 1 or (self.weights_by == "shard" and len(self.sources) > 1)
+        if not self.resample and is_weighed:
             raise ValueError(
                 "weights of sources need resample=True; without it each sample comes as often as any other"
             )
+
+    def captions(self) -> tuple[CaptionFrom, ...]:
+        """Where captions come from; ValueError where that makes no sense."""
+        return parse_captions(self.caption_from, self.caption_weights)
+
+    def remote(self) -> RemoteOptions:
+        """How shards behind URLs are read: a server that is away for a moment is asked again for 45 s."""
+        cache_bytes = int(self.cache_size * 1e9)
+        return RemoteOptions(retries=30, deadline_s=45.0, cache_dir=self.cache_dir, cache_bytes=cache_bytes)
 
     def recipe(self) -> Scale:
         """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
@@ -153,12 +200,19 @@ class TrainSettings:
     def non_standard(self) -> list[str]:
         """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""
         departures = recipe_departures(scale(self.scale), self.recipe())
-        return departures if self.resample else [*departures, "samples without replacement"]
+        departures += [] if self.resample else ["samples without replacement"]
+        names = ", ".join(map(str, self.captions()))
+        return departures if names == "txt" else [*departures, f"captions from {names}"]
 
     def identity(self, sources: Sequence[str] = ()) -> Identity:
         """What training it is; with the fingerprints of its sources, where they are known."""
         recipe, values = asdict(self.recipe()), asdict(self)
+        captions = [str(place) for place in self.captions()]
+        is_txt = captions == ["txt"]
         return Identity(
+            captions=[] if is_txt else captions,
+            caption_weights=[] if is_txt else [place.weight for place in self.captions()],
+            weights_by=None if self.weights_by == "sample" else self.weights_by,
             recipe={name: recipe[name] for name in RECIPE_FIELDS},
             weights=[source.weight for source in self.sources],
             sources=list(sources),
@@ -166,8 +220,8 @@ class TrainSettings:
         )
 
     def shared(self) -> object:
-        """What must be the same on every rank, for ``differences``: all but how many workers and threads each has."""
-        values = asdict(replace(self, workers=None, threads=None))
+        """What must be the same on every rank, for ``differences``: all but the workers, threads and cache of each."""
+        values = asdict(replace(self, workers=None, threads=None, cache_dir=None, cache_size=100.0))
         return {**values, "sources": dict(enumerate(values["sources"]))}
 
     def recipe_hash(self) -> str:
@@ -193,7 +247,8 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 def parse_sources(shards: str, weights: str | None = None) -> tuple[TrainSource, ...]:
     """Several directories of shards as DataComp writes them: ``A::B``, with weights ``1::2`` or None.
 
-    A source's weight is that of each of its samples: at equal weights every sample is as likely as any other.
+    A source's weight is that of each of its samples: at equal weights every sample is as likely as any other; with
+    ``weights_by="shard"`` of each of its shards.
     Raises ValueError: an empty directory, weights that are no numbers, or another number of them.
     Example: ``[source.weight for source in parse_sources("a::b", "1::2")] == [1, 2]``
     """
