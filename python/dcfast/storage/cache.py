@@ -53,7 +53,7 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str], most: int) -> None:
         self.folder: Path = make_directory(folder, "cache_dir")
-        self.most = most
+        self.most: int = most
         self._is_off = False
         self._resumes = 0.0  # at this time, where another process was found at clearing
 

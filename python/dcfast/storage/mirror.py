@@ -47,7 +47,7 @@ class Mirror:
     """
 
     def __init__(self, folder: Path, url: str, names: re.Pattern[str], passing: re.Pattern[str]) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._folder, self._names, self._passing = folder, names, passing
         self._remote = RemoteObject(self.url, _PATIENT)
         self._fs: AbstractFileSystem = self._remote.fs

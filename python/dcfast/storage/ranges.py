@@ -22,7 +22,7 @@ class RemoteShard:
     """
 
     def __init__(self, url: str, options: RemoteOptions) -> None:
-        self.url = url
+        self.url: str = url
         self._options = options
         self._remote: RemoteObject | None = None
         self._file: IO[bytes] | None = None

@@ -133,8 +133,10 @@ class RemoteObject:
     """
 
     def __init__(self, url: str, options: RemoteOptions) -> None:
-        self.url = url
-        self.options = options
+        self.url: str = url
+        self.options: RemoteOptions = options
+        self.fs: AbstractFileSystem
+        self.path: str
         try:
             import fsspec.core
         except ImportError:

@@ -130,7 +130,7 @@ class OpenSource:
     """
 
     def __init__(self, files: SourceFiles) -> None:
-        self.files = files
+        self.files: SourceFiles = files
         self.reader: PoolReader = PoolReader(files.shards_dir, list(files.segments), verify=False, remote=files.remote)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
         self._kinds = np.array([self._kind(ext) for ext in self.reader.exts], np.uint8)
