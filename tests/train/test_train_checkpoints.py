@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole")
     train(small(out, source, overrides={"samples_seen": 32, "checkpoints": 4}))
     return out
+
+
+def wait_for_disk() -> None:
+    """Until the checkpoint that is being written is there."""
+    for thread in threading.enumerate():
+        if thread.name == "dcfast-save":
+            thread.join()
 
 
 def flip_a_bit(path: Path) -> None:
@@ -78,6 +86,7 @@ def test_what_is_no_whole_checkpoint_is_passed_over(
 def test_the_summary_lists_the_checkpoints_that_are_there(source: TrainSource, tmp_path: Path) -> None:
     def remove(step: int) -> None:
         if step == 3:
+            wait_for_disk()
             shutil.rmtree(tmp_path / "train" / "checkpoints")
 
     summary = train(small(tmp_path, source, overrides={"samples_seen": 32, "checkpoints": 4}), on_step=remove)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import re
-import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -52,15 +51,12 @@ class Progress(Record, kw_only=True):
     ranks: list[RankCount] = []
 
 
-def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progress: Progress) -> None:
-    """Writes a checkpoint atomically: open_clip's keys, and ``dcfast`` with the progress. The same state is the same
-    bytes. Of the ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state.
+def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progress) -> dict[str, object]:
+    """What a checkpoint holds: open_clip's keys, and ``dcfast`` with the progress; the tensors are the training's own.
 
     Args:
         name: of the model.   epoch: checkpoints of the recipe done.
     """
-    import torch
-
     content = {
         "epoch": epoch,
         "name": name,
@@ -70,11 +66,19 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
     }
     if learner.scaler is not None:
         content["scaler"] = learner.scaler.state_dict()
+    return content
+
+
+def write_checkpoint(path: Path, content: object) -> None:
+    """Writes a checkpoint atomically; the same state in containers of its own (``Aside``) is the same bytes. Of the
+    ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state."""
+    import torch
+
     with atomic_path(path) as temporary, open(temporary, "wb") as opened:
         file = _Remembering(opened)
         try:
             # to a file object: torch puts a path's name into the archive
-            torch.save(_unshared(content), cast("IO[bytes]", file))
+            torch.save(content, cast("IO[bytes]", file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
@@ -99,16 +103,6 @@ class _Remembering:
         except OSError as error:
             self.error = self.error or error
             raise
-
-
-def _unshared(value: object) -> object:
-    """The same content in containers made anew: pickle writes shared objects otherwise than equal ones, and what is
-    shared depends on whether the state was loaded from a file before."""
-    if isinstance(value, dict):
-        return {_unshared(key): _unshared(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_unshared(item) for item in value])
-    return sys.intern(value) if type(value) is str else value
 
 
 def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:

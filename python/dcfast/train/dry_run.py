@@ -18,6 +18,7 @@ from dcfast.train.place import check_world_size, place_of
 from dcfast.train.ranks import require_training
 from dcfast.train.session import busy_words, prepare_sources
 from dcfast.train.settings import TrainSettings
+from dcfast.train.stretch import find_steps
 
 NO_GPU = "this machine has no GPU: the plan is for one that has a GPU (--assume-gpu)"
 
@@ -33,6 +34,7 @@ def plan_training(settings: TrainSettings, processes: int | None, *, assume_gpu:
     Cost: that of a start: shards are indexed, or a subset is planned, and a checkpoint that is there is read.
     """
     require_training()
+    find_steps()
     elsewhere = assume_gpu and settings.device != "cpu" and not has_gpu()
     settings = replace(settings, device="cuda" if elsewhere else resolve_device(settings.device))
     recipe, place = settings.recipe(), place_of()

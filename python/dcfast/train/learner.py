@@ -48,6 +48,22 @@ class Learner:
         pixels = images.float().div_(255).sub_(self.mean).div_(self.std)
         return pixels if self.channels_last else pixels.contiguous()
 
+    def updated(self) -> set[int]:
+        """Addresses of the tensors that the optimizer's step alone changes: parameters and what it keeps of them."""
+        import torch
+
+        kept = [value for state in self.optimizer.state.values() for value in state.values()]
+        return {t.data_ptr() for t in [*self.bare.parameters(), *kept] if isinstance(t, torch.Tensor)}
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm of all gradients, which are the same on every rank, before an update. A GPU is waited for."""
+        from torch.nn.utils import get_total_norm
+
+        norm = float(get_total_norm([p.grad for p in self.bare.parameters() if p.grad is not None]))
+        # a scaler leaves it to a fused optimizer to take its factor back
+        scale = getattr(self.optimizer, "grad_scale", None)
+        return norm if scale is None else norm / float(scale)
+
 
 def create_learner(settings: TrainSettings, ranks: Ranks) -> Learner:
     """A model as a training begins with it; its weights are those of the seed."""

@@ -21,13 +21,23 @@ from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
-from dcfast.train.checkpoint import Progress, RankCount, latest_checkpoint, load_checkpoint, save_checkpoint
+from dcfast.train.checkpoint import (
+    Progress,
+    RankCount,
+    checkpoint_content,
+    latest_checkpoint,
+    load_checkpoint,
+    write_checkpoint,
+)
 from dcfast.train.control import POLL_SECONDS, Control
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
 from dcfast.train.learner import Learner
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.ranks import Ranks
+from dcfast.train.saving import Aside, Saver
+from dcfast.train.stretch import Pair, StretchData, take_steps
+from dcfast.train.telling import Telling
 from dcfast.uids.sets import uid_format
 
 if TYPE_CHECKING:
@@ -37,7 +47,6 @@ if TYPE_CHECKING:
     from dcfast.train.settings import Identity, TrainSettings
 
 _LOG = logging.getLogger("dcfast.train")
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def num_steps(samples_seen: int, global_batch: int) -> int:
@@ -52,34 +61,6 @@ def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
     """
     ends = {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
     return {k: end for k, end in ends.items() if end > 0 and (k == checkpoints or end < ends[k + 1])}
-
-
-class _StretchData:
-    """What ``train_one_epoch`` reads its batches from: ``data['train']`` and its ``dataloader`` in one.
-
-    It may end early, after any step.
-    """
-
-    def __init__(self, trainer: Trainer, steps: int) -> None:
-        self._trainer = trainer
-        self.num_batches = steps * trainer.settings.accumulation
-        self.num_samples = steps * trainer.recipe.global_batch
-        self.dataloader = self
-
-    def set_epoch(self, epoch: int) -> None:
-        """The order does not know epochs."""
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        trainer = self._trainer
-        for number in range(self.num_batches):
-            micro = number % trainer.settings.accumulation
-            if number and not micro:
-                trainer.begun()
-            if not trainer.all_ready(micro, first=number == 0):
-                return  # the model is to be saved now
-            batch = trainer.take()
-            images = batch.images.to(trainer.ranks.device, non_blocking=True)
-            yield trainer.learner.normalised(images), batch.tokens
 
 
 class Trainer:
@@ -114,10 +95,10 @@ class Trainer:
         self.step: int = 0
         self.notes: list[str] = []
         self.batches: Feed | None = None
+        self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, lambda line: None)
+        self._saver, self._aside = Saver(), Aside()
+        self.control.failed = self._saver.failed
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
-        self._clock = time.monotonic()
-        self._spoke: tuple[float, int] | None = None
-        self._began = (0.0, 0)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
         self._buffers: dict[str, torch.Tensor] = {}  # of the model, as the step began
         self._on_ranks: list[RankCount] = []
@@ -198,6 +179,7 @@ class Trainer:
             ends |= set(range(self.settings.save_every_steps, self.steps, self.settings.save_every_steps))
         self._resumed_at = saved = self.step
         self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, self.ranks.device)
+        self.learner.optimizer.register_step_pre_hook(lambda *_: self._before_update())
         with postponed() as self.control.asked:
             for end in sorted(e for e in ends if e > self.step):
                 while self.step < end:
@@ -206,11 +188,26 @@ class Trainer:
                     if self.step > saved:
                         self._save()
                         saved = self.step
+                    if self.control.stop is not None:
+                        self._wait_for_disk()
                     self.control.saved()
                     self.begun()
+            self._wait_for_disk()
+
+    def _before_update(self) -> None:
+        """Each step, when its gradients are there and before the optimizer changes anything."""
+        self._aside.before_update()
+        if self.telling.awaits_gradients:
+            self.telling.complete(self.learner.gradient_norm() if self.ranks.rank == 0 else None)
+
+    def _wait_for_disk(self) -> None:
+        """Until the last checkpoint is written; where that failed, the error is raised on every rank."""
+        with self.ranks.together():
+            self._saver.wait()
 
     def close(self) -> None:
-        """Ends whoever makes batches, which takes seconds where they hang."""
+        """Ends whoever makes batches, which takes seconds where they hang, and waits for a checkpoint's last bytes."""
+        self._saver.close()
         if self.batches is not None:
             self.batches.close()
 
@@ -225,7 +222,10 @@ class Trainer:
         assert self.batches is not None
         step = self._stepped - (micro > 0)
         while True:
-            everyone = self.control.meet(self.batches.ready(POLL_SECONDS))
+            since = time.monotonic()
+            ready = self.batches.ready(POLL_SECONDS)
+            self.telling.waited += time.monotonic() - since
+            everyone = self.control.meet(ready)
             if micro == 0 and (self.control.stop is not None or (self.control.due and not first)):
                 return False
             if everyone:
@@ -258,7 +258,6 @@ class Trainer:
 
     def _stretch(self, end: int) -> None:
         from open_clip_train.scheduler import cosine_lr
-        from open_clip_train.train import train_one_epoch
 
         first, learner, recipe = self.step, self.learner, self.recipe
         self._stepped = first
@@ -269,72 +268,56 @@ class Trainer:
         arguments = Namespace(
             device=self.ranks.device,
             precision=recipe.precision,
-            distill=False,
             accum_freq=self.settings.accumulation,
-            skip_scheduler=False,
-            grad_clip_norm=None,
-            horovod=False,
             rank=self.ranks.rank,
             local_rank=self.ranks.local_rank,
             world_size=self.ranks.world_size,
             batch_size=self.spec.micro_batch,
-            log_every_n_steps=max(1, end - first),
-            wandb=False,
         )
-        data, optimizer = {"train": _StretchData(self, end - first)}, learner.optimizer
+        count = (end - first) * self.settings.accumulation
+        data = StretchData(count, (end - first) * recipe.global_batch, self._batches(count))
         try:
-            train_one_epoch(
-                learner.model, data, watched, 0, optimizer, learner.scaler, lambda step: cosine(first + step), None,
-                arguments,
+            take_steps(
+                learner.model, data, watched, learner.optimizer, learner.scaler,
+                lambda step: cosine(first + step), arguments,
             )  # fmt: skip
             watched.check()
         except NonFiniteLossError as error:
             raise self._stopped(error) from None
+        self.telling.complete()
         self.step = self._stepped
+
+    def _batches(self, count: int) -> Iterator[Pair]:
+        """The micro-batches of a stretch; it may end early, after any step."""
+        for number in range(count):
+            micro = number % self.settings.accumulation
+            if number and not micro:
+                self.begun()
+            if not self.all_ready(micro, first=number == 0):
+                return  # the model is to be saved now
+            batch = self.take()
+            images = batch.images.to(self.ranks.device, non_blocking=True)
+            yield Pair(self.learner.normalised(images), batch.tokens)
 
     def _after(self, step: int, scale: torch.Tensor, watched: WatchedLoss) -> None:
         """Once a step, after its loss and before its gradients."""
         done = step + 1
         self.on_step(step)
-        self._say_progress(done)
+        self.telling.step(done, self.control.replaced)
         if done % self.settings.log_every and done != self.steps and step != 0:
             return
         watched.check()
-        now = time.monotonic()
         self.control.count()
-        [loss] = self.ranks.sums([watched.mean(step)])
+        line = LogLine(
+            step=done,
+            samples_seen=self.control.samples_seen,
+            loss=watched.mean(step),
+            learning_rate=self.learner.optimizer.param_groups[0]["lr"],
+            logit_scale=float(scale.detach()),
+            replaced=self.control.replaced,
+        )
         watched.values.clear()
-        if self.ranks.rank == 0:
-            line = LogLine(
-                step=done,
-                samples_seen=self.control.samples_seen,
-                loss=loss / self.ranks.world_size,
-                learning_rate=self.learner.optimizer.param_groups[0]["lr"],
-                logit_scale=float(scale.detach()),
-                replaced=self.control.replaced,
-                world_size=self.ranks.world_size,
-                seconds=round(now - self._clock, 3),
-            )
-            append_records(self.folder / "log.jsonl", [line])
-        self._clock = now
-
-    def _say_progress(self, done: int) -> None:
-        """A line of progress now and then, on rank 0, to whoever listens to the logger."""
-        now, batch = time.monotonic(), self.recipe.global_batch
-        tell_advance(done * batch, self.steps * batch, "samples", f"step {done:,} of {self.steps:,}")
-        if self._spoke is None:  # the first step starts the workers: it is no measure
-            self._spoke = self._began = (now, done)
-        elif self.ranks.rank == 0 and now - self._spoke[0] >= _SECONDS_BETWEEN_LINES:
-            self._spoke = (now, done)
-            rate = (done - self._began[1]) / (now - self._began[0])
-            _LOG.info(
-                "  train: step %d of %d, %.0f samples/s, about %.0f s left%s",
-                done,
-                self.steps,
-                rate * batch,
-                (self.steps - done) / rate,
-                f"; {self.control.replaced:,} samples replaced" if self.control.replaced else "",
-            )
+        self.telling.line(line)
 
     def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """Saves the uids of the batches that may be to blame, and says where."""
@@ -350,6 +333,8 @@ class Trainer:
         )
 
     def _save(self) -> None:
+        """Copies the state aside, which a thread writes while the steps go on; waits for the checkpoint before it."""
+        self._wait_for_disk()
         if self.ranks.rank == 0:
             epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
             whole = self.step in self.epochs.values()
@@ -361,6 +346,13 @@ class Trainer:
                 identity=self.identity,
                 ranks=self._on_ranks,
             )
-            path = self.folder / "checkpoints" / name
-            save_checkpoint(path, self.recipe.model, self.learner, epoch, progress)
+            learner, path = self.learner, self.folder / "checkpoints" / name
+            content = checkpoint_content(self.recipe.model, learner, epoch, progress)
+            copied = self._aside.copy(content, learner.updated())
+
+            def write() -> None:
+                self._aside.wait()
+                write_checkpoint(path, copied)
+
+            self._saver.start(write)
         self.ranks.barrier()

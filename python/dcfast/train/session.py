@@ -33,10 +33,11 @@ from dcfast.train.learner import create_learner
 from dcfast.train.loop import Trainer
 from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
-from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
+from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer, require_training
 from dcfast.train.replaced import Refusal
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
+from dcfast.train.stretch import find_steps
 
 _LOG = logging.getLogger("dcfast.train")
 
@@ -62,6 +63,8 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         require_dali()
     place = place_of()
     check_world_size(recipe.global_batch, place.size, settings.accumulation)
+    require_training()
+    find_steps()
     ranks = join_ranks(settings.device, place)
     failed = False
     try:
