@@ -69,6 +69,7 @@ DATACOMP = "DataComp resharder.py"
 FAISS = "faiss IndexFlatIP"
 FAISS_BINARY = "faiss IndexBinaryFlat"
 FAISS_L2 = "faiss IndexFlatL2 and sums"
+CHECKPOINTED = "dcfast, a checkpoint being written"
 DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
@@ -216,6 +217,17 @@ BARS: tuple[Bar, ...] = (
         bar=3.5,
         stretch=None,
         floor=DECODE_FLOOR,
+    ),
+    Bar(
+        name="step_while_saving_vs_alone",
+        bench="bench_checkpoint",
+        work="the slowest training step, a checkpoint being written",
+        op="checkpointed_step",
+        over=CHECKPOINTED,
+        under="dcfast",
+        sense="most",
+        bar=1.1,
+        stretch=None,
     ),
     Bar(
         name="random_read_vs_webdataset",

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,19 @@ def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_steps_go_on_while_a_checkpoint_is_written_and_it_holds_what_was_then(
     source: TrainSource, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = threading.Event()
+    at_work, later = threading.Event(), threading.Event()
     begun: list[str] = []
 
-    def write(path: Path, content: object) -> None:
+    def write(path: Path, content: object, rest: Callable[[], None]) -> None:
         begun.append(path.name)
+        at_work.set()
         if path.name == "epoch_1.pt":
             assert later.wait(60)  # until the weights are others: three steps more were begun
-        write_checkpoint(path, content)
+        write_checkpoint(path, content, rest)
 
     def on_step(step: int) -> None:
         if step == 5:
+            assert at_work.wait(60)
             assert begun == ["epoch_1.pt"]
             later.set()
 
@@ -84,7 +87,7 @@ def test_a_disk_that_fills_up_stops_the_training_at_the_next_step(
 ) -> None:
     failed = threading.Event()
 
-    def write(path: Path, content: object) -> None:
+    def write(path: Path, content: object, rest: Callable[[], None]) -> None:
         try:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         finally:
@@ -127,9 +130,9 @@ def test_a_saver_tells_an_error_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_signal_waits_for_the_disk(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, content: object) -> None:
+    def write(path: Path, content: object, rest: Callable[[], None]) -> None:
         time.sleep(0.3)
-        write_checkpoint(path, content)
+        write_checkpoint(path, content, rest)
 
     def on_step(step: int) -> None:
         if step == 1:
@@ -144,21 +147,17 @@ def test_a_signal_waits_for_the_disk(source: TrainSource, tmp_path: Path, monkey
 _write = _Remembering.write
 
 
-def _kill_in_the_middle(self: _Remembering, data: bytes) -> int:
-    _kill_in_the_middle.written += len(data)  # type: ignore[attr-defined]
-    if _kill_in_the_middle.written > 300_000:  # type: ignore[attr-defined]
-        self._file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return _write(self, data)
+def _kill_in_the_middle(self: _Remembering, data: bytes) -> int | None:
+    written = _write(self, data[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+    return written
 
 
 def _killed_in_the_second() -> None:
-    _kill_in_the_middle.written = 0  # type: ignore[attr-defined]
-
-    def write(path: Path, content: object) -> None:
+    def write(path: Path, content: object, rest: Callable[[], None]) -> None:
         if path.name == "step_4.pt":
             _Remembering.write = _kill_in_the_middle  # type: ignore[method-assign]
-        write_checkpoint(path, content)
+        write_checkpoint(path, content, rest)
 
     loop.write_checkpoint = write  # type: ignore[attr-defined]
 

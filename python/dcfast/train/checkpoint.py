@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,12 +19,15 @@ from dcfast.storage.records import Count, Record, as_record, plain
 from dcfast.train.settings import Identity, differences
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from dcfast.train.learner import Learner
 
 _LOG = logging.getLogger("dcfast.train")
 _NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
 _UNREADABLE = (errno.EINVAL, errno.EIO)
 """Of something that is no file, and of a bad disk; a file that may not be read is no damaged one."""
+_WRITTEN_AT_ONCE = 1 << 20
 KEPT_STEPS = 2  # of the step_N.pt files
 
 
@@ -69,19 +74,26 @@ def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progre
     return content
 
 
-def write_checkpoint(path: Path, content: object) -> None:
+def write_checkpoint(path: Path, content: object, rest: Callable[[], None] = lambda: None) -> None:
     """Writes a checkpoint atomically; the same state in containers of its own (``Aside``) is the same bytes. Of the
-    ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state."""
+    ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state.
+
+    Args:
+        rest: called after each piece of it.
+    """
     import torch
 
-    with atomic_path(path) as temporary, open(temporary, "wb") as opened:
-        file = _Remembering(opened)
+    with atomic_path(path) as temporary:
+        raw = _Remembering(temporary, "w")
+        raw.rest = rest
         try:
-            # to a file object: torch puts a path's name into the archive
-            torch.save(content, cast("IO[bytes]", file))
-        except RuntimeError:
-            if file.error is not None:
-                raise file.error from None
+            # to a file object: torch puts a path's name into the archive; with a large buffer, since each call of
+            # Python's takes the interpreter from the steps
+            with io.BufferedWriter(raw, _WRITTEN_AT_ONCE) as file:
+                torch.save(content, file)
+        except (RuntimeError, OSError):
+            if raw.error is not None:
+                raise raw.error from None
             raise
     steps = sorted((p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
     for older in steps[:-KEPT_STEPS]:
@@ -89,20 +101,20 @@ def write_checkpoint(path: Path, content: object) -> None:
             older.unlink()
 
 
-class _Remembering:
+class _Remembering(io.FileIO):
     """A file that keeps the error of a write: torch ends in one of its own then, which says nothing of a full disk."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.flush = file.flush
-        self._file = file
-        self.error: OSError | None = None
+    error: OSError | None = None
+    rest: Callable[[], None]
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         try:
-            return self._file.write(data)
+            written = super().write(data) or 0
         except OSError as error:
             self.error = self.error or error
             raise
+        self.rest()
+        return written
 
 
 def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:

@@ -96,7 +96,7 @@ class Trainer:
         self.notes: list[str] = []
         self.batches: Feed | None = None
         self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, lambda line: None)
-        self._saver, self._aside = Saver(), Aside()
+        self._saver, self._aside = Saver(rests=ranks.device == "cpu"), Aside()
         self.control.failed = self._saver.failed
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
@@ -352,7 +352,7 @@ class Trainer:
 
             def write() -> None:
                 self._aside.wait()
-                write_checkpoint(path, copied)
+                write_checkpoint(path, copied, self._saver.rest)
 
             self._saver.start(write)
         self.ranks.barrier()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,24 +19,47 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("dcfast.train")
 
 
-class Saver:
-    """One write at a time, in a thread of its own; its error is raised where somebody waits for it."""
+_REST = 20.0
+"""How long a write that shares the cores with the steps rests, for each second that it has computed."""
+_BEGIN_SECONDS = 0.25
+"""After which such a write begins: the step that has waited for the copy is not slowed down by the write as well."""
 
-    def __init__(self) -> None:
+
+class Saver:
+    """One write at a time, in a thread of its own; its error is raised where somebody waits for it.
+
+    Args:
+        rests: the steps are computed by the same cores: the write takes a twentieth of one, until somebody waits.
+    """
+
+    def __init__(self, *, rests: bool = False) -> None:
+        self._rests = rests
+        self._hurry = threading.Event()
+        self._computed = 0.0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, write: Callable[[], None]) -> None:
         """Begins a write, after the one before has ended; raises what that one did."""
         self.wait()
+        self._hurry.clear()
         self._thread = threading.Thread(target=self._run, args=(write,), name="dcfast-save", daemon=True)
         self._thread.start()
 
     def _run(self, write: Callable[[], None]) -> None:
+        if self._rests:
+            self._hurry.wait(_BEGIN_SECONDS)
+        self._computed = time.thread_time()
         try:
             write()
         except BaseException as error:
             self._error = error
+
+    def rest(self) -> None:
+        """Called by the write between its pieces."""
+        if self._rests and not self._hurry.is_set():
+            self._hurry.wait(_REST * (time.thread_time() - self._computed))
+            self._computed = time.thread_time()
 
     def failed(self) -> bool:
         """Whether a write has failed, which nobody has been told yet."""
@@ -43,6 +67,7 @@ class Saver:
 
     def wait(self) -> None:
         """Until the last write has ended; raises its error, once."""
+        self._hurry.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
