@@ -21,8 +21,9 @@ from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
 from dcfast.stages import train
 from dcfast.train import TrainSettings, TrainSource
-from dcfast.train.checkpoint import Progress, checkpoint_content, write_checkpoint
+from dcfast.train.checkpoint import checkpoint_content, write_checkpoint
 from dcfast.train.learner import create_learner
+from dcfast.train.progress import Progress
 from dcfast.train.ranks import Ranks
 from pool_builder import plain_pool
 

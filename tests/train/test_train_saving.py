@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from dcfast.process.signals import Stopped
-from dcfast.train import TrainSource, loop, train
+from dcfast.train import TrainSource, keeper, train
 from dcfast.train.checkpoint import _Remembering, write_checkpoint
 from dcfast.train.saving import Aside, Saver
 from rank_processes import started
@@ -60,7 +60,7 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_it_holds_what_was_then(
             assert begun == ["epoch_1.pt"]
             later.set()
 
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(keeper, "write_checkpoint", write)
     train(small(tmp_path, source, overrides=SHORT), on_step=on_step)
     assert begun == ["epoch_1.pt", "epoch_2.pt"]
     assert saved(tmp_path) == saved(whole)
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_up_stops_the_training_at_the_next_step(
             wait_for_saver()
 
     steps: list[int] = []
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(keeper, "write_checkpoint", write)
     with pytest.raises(OSError, match="No space left on device"):
         train(small(tmp_path, source, overrides={**SHORT, "samples_seen": 800}, save_every_steps=3), on_step=on_step)
     assert steps == [0, 1, 2, 3]
@@ -138,7 +138,7 @@ def test_a_signal_waits_for_the_disk(source: TrainSource, tmp_path: Path, monkey
         if step == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(keeper, "write_checkpoint", write)
     with pytest.raises(Stopped):
         train(small(tmp_path, source, overrides=SHORT), on_step=on_step)
     assert [*saved(tmp_path)] == ["step_2.pt"]
@@ -159,7 +159,7 @@ def _killed_in_the_second() -> None:
             _Remembering.write = _kill_in_the_middle  # type: ignore[method-assign]
         write_checkpoint(path, content, rest)
 
-    loop.write_checkpoint = write  # type: ignore[attr-defined]
+    keeper.write_checkpoint = write  # type: ignore[attr-defined]
 
 
 def test_a_kill_within_a_write_leaves_the_checkpoint_before(source: TrainSource, whole: Path, tmp_path: Path) -> None:

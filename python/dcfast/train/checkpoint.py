@@ -8,52 +8,36 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, cast
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.checkpoint import load_weights, read_checkpoint
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.records import Count, Record, as_record, plain
+from dcfast.storage.records import as_record, plain
+from dcfast.train.progress import Progress
 from dcfast.train.settings import Identity, differences
+from dcfast.train.sharded import (
+    MOMENTS,
+    SUFFIX,
+    check_sharded,
+    gathered,
+    load_sharded,
+    read_sharded_record,
+    spread_optimizer,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from dcfast.train.learner import Learner
+    from dcfast.train.ranks import Ranks
 
 _LOG = logging.getLogger("dcfast.train")
-_NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
+_NAME = re.compile(r"(epoch|step)_(\d+)(\.pt|\.sharded)")
 _UNREADABLE = (errno.EINVAL, errno.EIO)
 """Of something that is no file, and of a bad disk; a file that may not be read is no damaged one."""
 _WRITTEN_AT_ONCE = 1 << 20
 KEPT_STEPS = 2  # of the step_N.pt files
-
-
-class RankCount(msgspec.Struct, frozen=True, array_like=True):
-    """From which step on a training was on how many ranks; a list in the checkpoint."""
-
-    first_step: Count
-    ranks: Count
-    accumulation: Count
-
-
-class Progress(Record, kw_only=True):
-    """Where a training stands.
-
-    Attributes:
-        step: steps done.
-        samples_seen: counted as they were taken, over all ranks.
-        replaced: of these, how many stand in for one that could not be used; -1 = not counted, by an older version.
-        ranks: the numbers of ranks it went on with, in order; empty by an older version.
-    """
-
-    step: Count
-    samples_seen: Count
-    replaced: int = -1
-    identity: Identity
-    ranks: list[RankCount] = []
 
 
 def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progress) -> dict[str, object]:
@@ -62,7 +46,7 @@ def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progre
     Args:
         name: of the model.   epoch: checkpoints of the recipe done.
     """
-    content = {
+    content: dict[str, object] = {
         "epoch": epoch,
         "name": name,
         "state_dict": learner.bare.state_dict(),
@@ -72,6 +56,20 @@ def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progre
     if learner.scaler is not None:
         content["scaler"] = learner.scaler.state_dict()
     return content
+
+
+def gathered_content(content: dict[str, object], learner: Learner, keep: bool) -> dict[str, object]:
+    """The same of a model that is spread over the ranks, whole, where it is to be kept; all ranks call it together."""
+    scalars = learner.scalars
+    model = gathered(content["state_dict"], keep, scalars)
+    optimizer = cast("dict[str, Any]", content["optimizer"])
+    names = {id(parameter): name for name, parameter in learner.bare.named_parameters()}
+    order = [names[id(p)] for group in learner.optimizer.param_groups for p in group["params"]]
+    state = {
+        number: gathered(kept, keep, frozenset(MOMENTS) if order[number] in scalars else frozenset())
+        for number, kept in optimizer["state"].items()
+    }
+    return {**content, "state_dict": model, "optimizer": {**optimizer, "state": state}}
 
 
 def write_checkpoint(path: Path, content: object, rest: Callable[[], None] = lambda: None) -> None:
@@ -117,12 +115,19 @@ class _Remembering(io.FileIO):
         return written
 
 
-def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:
-    """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training."""
+def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity, ranks: Ranks) -> Progress:
+    """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training.
+
+    All ranks call it together; a sharded one is read by parts, any other whole by each rank.
+    """
+    if path.suffix == SUFFIX:
+        progress = _checked(path, plain(read_sharded_record(path).dcfast), identity)
+        load_sharded(path, learner, ranks.control)
+        return progress
     content = read_checkpoint(path)
     progress = _progress(path, content, identity)
     load_weights(learner.bare, content, path, name)
-    learner.optimizer.load_state_dict(content["optimizer"])
+    learner.optimizer.load_state_dict(spread_optimizer(learner.optimizer, content["optimizer"]))
     if learner.scaler is not None and "scaler" in content:
         learner.scaler.load_state_dict(content["scaler"])
     return progress
@@ -130,6 +135,8 @@ def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity)
 
 def progress_of(path: Path, identity: Identity) -> Progress:
     """Where the training of a checkpoint stands. CheckpointError where it is another training."""
+    if path.suffix == SUFFIX:
+        return _checked(path, plain(read_sharded_record(path).dcfast), identity)
     return _progress(path, read_checkpoint(path), identity)
 
 
@@ -137,7 +144,11 @@ def _progress(path: Path, content: dict[str, Any], identity: Identity) -> Progre
     own = content.get("dcfast")
     if not isinstance(own, dict) or "optimizer" not in content:
         raise CheckpointError(f"checkpoint {path} is not one of dcfast's training; move it away, or choose another out")
-    departures = differences(own.get("identity", {}), plain(identity))
+    return _checked(path, own, identity)
+
+
+def _checked(path: Path, own: object, identity: Identity) -> Progress:
+    departures = differences(own.get("identity", {}) if isinstance(own, dict) else {}, plain(identity))
     if departures:
         shown = "; ".join(f"{field.removeprefix('recipe.')}: {a!r} there, {b!r} now" for field, a, b in departures[:4])
         raise CheckpointError(f"checkpoint {path} is of another training ({shown}); choose another out, or remove it")
@@ -147,13 +158,14 @@ def _progress(path: Path, content: dict[str, Any], identity: Identity) -> Progre
 def checkpoints_by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
     """(steps done, path) of the checkpoints in a folder, latest first; ``boundaries``: epoch -> step."""
     by_step = []
-    for path in folder.glob("*.pt"):
+    for path in [*folder.glob("*.pt"), *folder.glob(f"*{SUFFIX}")]:
         match = _NAME.fullmatch(path.name)
         if match is not None:
             number = int(match[2])
             by_step.append((boundaries.get(number, -1) if match[1] == "epoch" else number, path))
-    # at the same step the epoch's file comes first
-    return sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
+    # at the same step the sharded one comes first, of which each rank reads a part, and then the epoch's file
+    order = sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
+    return sorted(order, key=lambda item: (-item[0], item[1].suffix != SUFFIX))
 
 
 def latest_checkpoint(
@@ -166,7 +178,10 @@ def latest_checkpoint(
     notes = []
     for _, path in checkpoints_by_age(folder, boundaries):
         try:
-            read_checkpoint(path)
+            if path.suffix == SUFFIX:
+                check_sharded(path)
+            else:
+                read_checkpoint(path)
         except IsADirectoryError:
             aside = path.with_name(f"{path.name}.aside")
             if set_aside:

@@ -21,21 +21,15 @@ from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
-from dcfast.train.checkpoint import (
-    Progress,
-    RankCount,
-    checkpoint_content,
-    latest_checkpoint,
-    load_checkpoint,
-    write_checkpoint,
-)
+from dcfast.train.checkpoint import latest_checkpoint, load_checkpoint
 from dcfast.train.control import POLL_SECONDS, Control
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
+from dcfast.train.keeper import Keeper
 from dcfast.train.learner import Learner
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
+from dcfast.train.progress import Progress, RankCount
 from dcfast.train.ranks import Ranks
-from dcfast.train.saving import Aside, Saver
 from dcfast.train.stretch import Pair, StretchData, take_steps
 from dcfast.train.telling import Telling
 from dcfast.uids.sets import uid_format
@@ -96,8 +90,8 @@ class Trainer:
         self.notes: list[str] = []
         self.batches: Feed | None = None
         self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, lambda line: None)
-        self._saver, self._aside = Saver(rests=ranks.device == "cpu"), Aside()
-        self.control.failed = self._saver.failed
+        self._keeper = Keeper(folder / "checkpoints", self.recipe.model, learner, ranks, self.steps)
+        self.control.failed = self._keeper.failed
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
         self._buffers: dict[str, torch.Tensor] = {}  # of the model, as the step began
@@ -123,7 +117,7 @@ class Trainer:
         before: list[RankCount] = []
         if latest is not None:
             with self.ranks.together():
-                done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity)
+                done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity, self.ranks)
             self.step, before = done.step, done.ranks
             self.control.resume(done.step, done.samples_seen, done.replaced)
         self._resume_ranks(before)
@@ -189,25 +183,21 @@ class Trainer:
                         self._save()
                         saved = self.step
                     if self.control.stop is not None:
-                        self._wait_for_disk()
+                        self._keeper.wait()
                     self.control.saved()
                     self.begun()
-            self._wait_for_disk()
+            self._keeper.wait()
 
     def _before_update(self) -> None:
         """Each step, when its gradients are there and before the optimizer changes anything."""
-        self._aside.before_update()
+        self._keeper.before_update()
         if self.telling.awaits_gradients:
-            self.telling.complete(self.learner.gradient_norm() if self.ranks.rank == 0 else None)
-
-    def _wait_for_disk(self) -> None:
-        """Until the last checkpoint is written; where that failed, the error is raised on every rank."""
-        with self.ranks.together():
-            self._saver.wait()
+            known = self.ranks.rank == 0 or self.learner.is_sharded
+            self.telling.complete(self.learner.gradient_norm() if known else None)
 
     def close(self) -> None:
         """Ends whoever makes batches, which takes seconds where they hang, and waits for a checkpoint's last bytes."""
-        self._saver.close()
+        self._keeper.close()
         if self.batches is not None:
             self.batches.close()
 
@@ -334,25 +324,12 @@ class Trainer:
 
     def _save(self) -> None:
         """Copies the state aside, which a thread writes while the steps go on; waits for the checkpoint before it."""
-        self._wait_for_disk()
-        if self.ranks.rank == 0:
-            epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
-            whole = self.step in self.epochs.values()
-            name = f"epoch_{epoch}.pt" if whole else f"step_{self.step}.pt"
-            progress = Progress(
-                step=self.step,
-                samples_seen=self.control.samples_seen,
-                replaced=self.control.replaced,
-                identity=self.identity,
-                ranks=self._on_ranks,
-            )
-            learner, path = self.learner, self.folder / "checkpoints" / name
-            content = checkpoint_content(self.recipe.model, learner, epoch, progress)
-            copied = self._aside.copy(content, learner.updated())
-
-            def write() -> None:
-                self._aside.wait()
-                write_checkpoint(path, copied, self._saver.rest)
-
-            self._saver.start(write)
-        self.ranks.barrier()
+        epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
+        progress = Progress(
+            step=self.step,
+            samples_seen=self.control.samples_seen,
+            replaced=self.control.replaced,
+            identity=self.identity,
+            ranks=self._on_ranks,
+        )
+        self._keeper.save(epoch, self.step in self.epochs.values(), progress)

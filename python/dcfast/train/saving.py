@@ -119,7 +119,10 @@ class Aside:
 
     def _copy(self, value: object, late: set[int]) -> object:
         import torch
+        from torch.distributed.tensor import DTensor
 
+        if isinstance(value, DTensor):  # this rank's part, still with word of the whole
+            return DTensor(self._tensor(value.to_local().detach(), late), value._spec, requires_grad=False)
         if isinstance(value, torch.Tensor):
             return self._tensor(value.detach(), late)
         if isinstance(value, dict):

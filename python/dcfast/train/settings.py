@@ -132,6 +132,14 @@ class TrainSettings:
         usual="by the number of cores",
         least=0,
     )
+    compile: bool = option(
+        False, "compile the model (torch.compile), which takes minutes before the first step; the same but for rounding"
+    )
+    fsdp: bool = option(
+        False,
+        "spread each parameter over the ranks (FSDP2), for models that do not fit on one GPU with gradients and "
+        "optimizer; changes no result but by rounding",
+    )
     threads: int | None = option(None, "threads of torch on the CPU", usual="as torch chooses", least=1)
     log_every: int = option(10, "steps between lines of log.jsonl", least=1)
 
