@@ -104,3 +104,15 @@ class LogLine(Record):
     wait: float | None = None
     memory: Count | None = None
     gradient_norm: float | None = None
+
+
+class EvaluationLine(Record):
+    """A line of ``evaluations.jsonl``: scores of a checkpoint while the training went on (``--evaluate-every``).
+
+    Attributes:
+        scores: main metric by the key of the evaluation set.
+    """
+
+    step: Count
+    checkpoint: str
+    scores: dict[str, float]

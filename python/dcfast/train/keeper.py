@@ -49,6 +49,10 @@ class Keeper:
         """To be called before the optimizer changes the state."""
         return self._aside.before_update
 
+    def is_idle(self) -> bool:
+        """Whether all that was to be saved is on disk, as far as this rank writes it."""
+        return self._saver.is_idle()
+
     def wait(self) -> None:
         """Until the last checkpoint is on disk; where that failed, the error is raised on every rank."""
         with self._ranks.together():

@@ -10,7 +10,8 @@ import logging
 import time
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import latest_checkpoint, load_checkpoint
 from dcfast.train.control import POLL_SECONDS, Control
+from dcfast.train.evaluating import Evaluations
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
 from dcfast.train.keeper import Keeper
@@ -30,6 +32,7 @@ from dcfast.train.learner import Learner
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.progress import Progress, RankCount
 from dcfast.train.ranks import Ranks
+from dcfast.train.reporters import Reports
 from dcfast.train.stretch import Pair, StretchData, take_steps
 from dcfast.train.telling import Telling
 from dcfast.uids.sets import uid_format
@@ -89,7 +92,10 @@ class Trainer:
         self.step: int = 0
         self.notes: list[str] = []
         self.batches: Feed | None = None
-        self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, lambda line: None)
+        self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, self._tell)
+        self._reports: Reports | None = None
+        self._evaluations: Evaluations | None = None
+        self._to_score: tuple[int, Path] | None = None  # step and checkpoint, once that is on disk
         self._keeper = Keeper(folder / "checkpoints", self.recipe.model, learner, ranks, self.steps)
         self.control.failed = self._keeper.failed
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
@@ -172,6 +178,8 @@ class Trainer:
         if self.settings.save_every_steps is not None:
             ends |= set(range(self.settings.save_every_steps, self.steps, self.settings.save_every_steps))
         self._resumed_at = saved = self.step
+        if self.ranks.rank == 0:
+            self._begin_telling()
         self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, self.ranks.device)
         self.learner.optimizer.register_step_pre_hook(lambda *_: self._before_update())
         with postponed() as self.control.asked:
@@ -188,6 +196,43 @@ class Trainer:
                     self.begun()
             self._keeper.wait()
 
+    def _begin_telling(self) -> None:
+        settings = self.settings
+        config = {**asdict(self.recipe), "seed": settings.seed, "ranks": self.ranks.world_size}
+        self._reports = Reports(settings.report_to or (), self.folder, self.step, config)
+        if settings.evaluate_on is not None:
+            kind = "cpu" if self.ranks.device == "cpu" else "cuda"
+            words = ["--model", self.recipe.model, "--evalsets", settings.evaluate_on, "--device", kind]
+            words += ["--sets", ",".join(settings.evaluate_sets)] if settings.evaluate_sets else []
+            self._evaluations = Evaluations(self.folder, words, self._tell_scores)
+
+    def _tell(self, line: LogLine) -> None:
+        values = {
+            "loss": line.loss, "learning_rate": line.learning_rate, "logit_scale": line.logit_scale, "wait": line.wait,
+            "memory": line.memory, "gradient_norm": line.gradient_norm, "replaced": line.replaced,
+            "ranks": line.world_size, "samples_seen": line.samples_seen,
+        }  # fmt: skip
+        if self._reports is not None:
+            self._reports.tell(line.step, {f"train/{k}": v for k, v in values.items() if v is not None})
+
+    def _tell_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        if self._reports is not None:  # not at the checkpoint's own step: some take no step behind the last one
+            self._reports.tell(max(step, self._stepped), {f"eval/{key}": score for key, score in scores.items()})
+
+    def _look_at_scores(self) -> None:
+        """Begins to score a checkpoint that is on disk by now, and tells of one that has been."""
+        if self._evaluations is not None:
+            self._evaluations.look()
+            if self._to_score is not None and self._keeper.is_idle():
+                self._evaluations.start(*self._to_score)
+                self._to_score = None
+
+    def finish_scores(self) -> None:
+        """Waits for the scores of the last checkpoint, where some are wanted; no other rank needs to wait."""
+        self._look_at_scores()
+        if self._evaluations is not None:
+            self._evaluations.finish()
+
     def _before_update(self) -> None:
         """Each step, when its gradients are there and before the optimizer changes anything."""
         self._keeper.before_update()
@@ -198,6 +243,10 @@ class Trainer:
     def close(self) -> None:
         """Ends whoever makes batches, which takes seconds where they hang, and waits for a checkpoint's last bytes."""
         self._keeper.close()
+        if self._evaluations is not None:
+            self._evaluations.close()
+        if self._reports is not None:
+            self._reports.close()
         if self.batches is not None:
             self.batches.close()
 
@@ -293,6 +342,7 @@ class Trainer:
         """Once a step, after its loss and before its gradients."""
         done = step + 1
         self.on_step(step)
+        self._look_at_scores()
         self.telling.step(done, self.control.replaced)
         if done % self.settings.log_every and done != self.steps and step != 0:
             return
@@ -332,4 +382,7 @@ class Trainer:
             identity=self.identity,
             ranks=self._on_ranks,
         )
-        self._keeper.save(epoch, self.step in self.epochs.values(), progress)
+        whole, every = self.step in self.epochs.values(), self.settings.evaluate_every
+        self._keeper.save(epoch, whole, progress)
+        if whole and self._evaluations is not None and every is not None and epoch % every == 0:
+            self._to_score = (self.step, self.folder / "checkpoints" / f"epoch_{epoch}.pt")

@@ -65,6 +65,10 @@ class Saver:
         """Whether a write has failed, which nobody has been told yet."""
         return self._error is not None
 
+    def is_idle(self) -> bool:
+        """Whether the last write has ended well."""
+        return self._error is None and (self._thread is None or not self._thread.is_alive())
+
     def wait(self) -> None:
         """Until the last write has ended; raises its error, once."""
         self._hurry.set()

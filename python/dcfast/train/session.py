@@ -27,6 +27,7 @@ from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.dali import DaliDecoder, require_dali
+from dcfast.train.evaluating import check_evaluations
 from dcfast.train.failures import worker_death
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.learner import create_learner
@@ -35,6 +36,7 @@ from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer, require_training
 from dcfast.train.replaced import Refusal
+from dcfast.train.reporters import require_reporters
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 from dcfast.train.stretch import find_steps
@@ -65,6 +67,8 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     check_world_size(recipe.global_batch, place.size, settings.accumulation)
     require_training()
     find_steps()
+    require_reporters(settings.report_to or ())
+    check_evaluations(settings.evaluate_on)
     ranks = join_ranks(settings.device, place)
     failed = False
     try:
@@ -164,6 +168,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
+        trainer.finish_scores()
         return summary
     finally:
         heartbeat.stop(in_order)  # first: the others may have ended before the workers here have

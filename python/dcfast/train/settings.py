@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import DECODER, DEVICE, LOSS, SEED
+from dcfast.process.shared_options import DECODER, DEVICE, LOSS, REPORT_TO, SEED, SOME_SETS
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Record
+from dcfast.train.reporters import check_reporters
 
 PATH: dict[str, Any] = {"metavar": "DIR", "parse": path_argument}  # Any: words of an ``Option``
 _DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
@@ -142,6 +143,14 @@ class TrainSettings:
     )
     threads: int | None = option(None, "threads of torch on the CPU", usual="as torch chooses", least=1)
     log_every: int = option(10, "steps between lines of log.jsonl", least=1)
+    report_to: list[str] | None = option(None, REPORT_TO)
+    evaluate_every: int | None = option(
+        None, "score every N-th checkpoint of the recipe by a process beside the training", usual="never", least=1
+    )
+    evaluate_on: str | None = option(
+        None, "with --evaluate-every: holds the evaluation sets (wds_*_test directories)", **PATH
+    )
+    evaluate_sets: list[str] | None = option(None, replace(SOME_SETS, usual="all of --evaluate-on"))
 
     def __post_init__(self) -> None:
         self.recipe()
@@ -149,6 +158,12 @@ class TrainSettings:
         if not self.sources:
             raise ValueError("sources must name at least one directory of shards, or index and subset")
         _check_least_1(self, "block", "window")
+        check_reporters(self.report_to or ())
+        if (self.evaluate_every is None) != (self.evaluate_on is None):
+            raise ValueError(
+                "evaluate_every and evaluate_on belong together: how often, and the directory of evaluation sets; "
+                "got one of them"
+            )
         if not self.resample and len({s.weight for s in self.sources}) > 1:
             raise ValueError(
                 "weights of sources need resample=True; without it each sample comes as often as any other"
