@@ -15,7 +15,7 @@ from dcfast.errors import CheckpointError
 from dcfast.models.checkpoint import read_checkpoint
 from dcfast.train import TrainSettings, TrainSource, keeper, train
 from dcfast.train.checkpoint import latest_checkpoint
-from dcfast.train.sharded import shard_model
+from dcfast.train.spread import shard_model
 from rank_processes import log_lines, started
 from train_builder import build_pool, small
 

@@ -16,15 +16,8 @@ from dcfast.storage.atomic import atomic_path
 from dcfast.storage.records import as_record, plain
 from dcfast.train.progress import Progress
 from dcfast.train.settings import Identity, differences
-from dcfast.train.sharded import (
-    MOMENTS,
-    SUFFIX,
-    check_sharded,
-    gathered,
-    load_sharded,
-    read_sharded_record,
-    spread_optimizer,
-)
+from dcfast.train.sharded import SUFFIX, check_sharded, load_sharded, read_sharded_record
+from dcfast.train.spread import MOMENTS, gathered, spread_optimizer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dcfast.models.clip import create_model
 from dcfast.train.objective import create_loss
 from dcfast.train.recomputed import warn_of_kept_activations
-from dcfast.train.sharded import shard_model
+from dcfast.train.spread import shard_model
 
 if TYPE_CHECKING:
     import torch

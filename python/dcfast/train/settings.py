@@ -161,8 +161,8 @@ class TrainSettings:
         check_reporters(self.report_to or ())
         if (self.evaluate_every is None) != (self.evaluate_on is None):
             raise ValueError(
-                "evaluate_every and evaluate_on belong together: how often, and the directory of evaluation sets; "
-                "got one of them"
+                "evaluate_every (how often) and evaluate_on (the directory of evaluation sets) belong together; got "
+                "one of them: give both, or none"
             )
         if not self.resample and len({s.weight for s in self.sources}) > 1:
             raise ValueError(

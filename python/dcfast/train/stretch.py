@@ -27,7 +27,7 @@ _PARAMETERS = ("model", "data", "loss", "epoch", "optimizer", "scaler", "schedul
 class Pair(tuple[Any, ...]):
     """A batch as both forms of open_clip's steps take it: a pair, or a mapping."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __new__(cls, images: torch.Tensor, tokens: torch.Tensor) -> Pair:
         return super().__new__(cls, (images, tokens))
@@ -44,9 +44,10 @@ class StretchData:
     """
 
     def __init__(self, batches: int, samples: int, taken: Iterator[Pair]) -> None:
-        self.num_batches, self.num_samples = batches, samples
+        self.num_batches: int = batches
+        self.num_samples: int = samples
+        self.dataloader: StretchData = self
         self._taken = taken
-        self.dataloader = self
 
     def set_epoch(self, epoch: int) -> None:
         """The order does not know epochs."""
