@@ -48,6 +48,18 @@ class _Scored(Record):
         return value if self.error is None and value is not None and math.isfinite(value) else None
 
 
+def read_scores(path: Path) -> dict[str, float]:
+    """Main metric by the key of each set that was scored; empty where the file is not there, or no such file."""
+    found: dict[str, float] = {}
+    with suppress(OSError, ValueError):
+        for line in read_json_lines(path):
+            with suppress(ValueError):
+                scored = as_record(line, _Scored, str(path))
+                if scored.told is not None:
+                    found[scored.key] = scored.told
+    return found
+
+
 class Evaluations:
     """At most one evaluation at a time, on rank 0.
 
@@ -88,7 +100,7 @@ class Evaluations:
         status = self._process.wait()
         self._process = None
         step, name = self._of
-        scores = self._scores()
+        scores = read_scores(self._place / "eval_results.jsonl")
         if not scores:
             said = read_input(self._place / "evaluate.log", MOST_TEXT_BYTES).decode("utf-8", "replace").split("\n")
             why = next((line for line in reversed(said) if line.strip()), f"exit status {status}")
@@ -98,17 +110,6 @@ class Evaluations:
         shown = ", ".join(f"{key} {score:.3f}" for key, score in sorted(scores.items())[:4])
         _LOG.info("  train: scores of %s: %s%s", name, shown, ", ..." if len(scores) > 4 else "")
         self._told(step, scores)
-
-    def _scores(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        path = self._place / "eval_results.jsonl"
-        with suppress(OSError):
-            for line in read_json_lines(path):
-                with suppress(ValueError):
-                    scored = as_record(line, _Scored, str(path))
-                    if scored.told is not None:
-                        found[scored.key] = scored.told
-        return found
 
     def close(self) -> None:
         """Ends an evaluation that is at work: the training has failed, or was stopped."""
