@@ -261,7 +261,8 @@ OWN = {
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",
     "storage/npz.py", "storage/remote.py", "study/execute.py", "train/checkpoint.py", "train/evaluating.py",
-    "train/heartbeat.py", "train/ranks.py", "world/files.py", "world/languages.py", "features/embed.py", "storage/lock.py",
+    "train/heartbeat.py",
+    "train/ranks.py", "world/files.py", "world/languages.py", "features/embed.py", "storage/lock.py",
     "storage/whole.py", "storage/zip_directory.py", "decontamination/signing.py", "loss/torch_backend/tiles.py",
 }  # fmt: skip
 """Open files that they have just written, that belong to the system, or that ``check_input`` has seen."""

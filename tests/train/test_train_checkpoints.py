@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from dcfast.models.checkpoint import read_checkpoint
 from dcfast.train import TrainSource, train
-from train_builder import build_pool, small
+from train_builder import build_pool, small, wait_for_disk
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +25,6 @@ def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole")
     train(small(out, source, overrides={"samples_seen": 32, "checkpoints": 4}))
     return out
-
-
-def wait_for_disk() -> None:
-    """Until the checkpoint that is being written is there."""
-    for thread in threading.enumerate():
-        if thread.name == "dcfast-save":
-            thread.join()
 
 
 def flip_a_bit(path: Path) -> None:

@@ -18,7 +18,7 @@ from dcfast.train import TrainSource, keeper, train
 from dcfast.train.checkpoint import _Remembering, write_checkpoint
 from dcfast.train.saving import Aside, Saver
 from rank_processes import started
-from train_builder import build_pool, small
+from train_builder import build_pool, small, wait_for_disk
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -97,19 +97,13 @@ def test_a_disk_that_fills_up_stops_the_training_at_the_next_step(
         steps.append(step)
         if step == 3:
             assert failed.wait(60)
-            wait_for_saver()
+            wait_for_disk()
 
     steps: list[int] = []
     monkeypatch.setattr(keeper, "write_checkpoint", write)
     with pytest.raises(OSError, match="No space left on device"):
         train(small(tmp_path, source, overrides={**SHORT, "samples_seen": 800}, save_every_steps=3), on_step=on_step)
     assert steps == [0, 1, 2, 3]
-
-
-def wait_for_saver() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "dcfast-save":
-            thread.join()
 
 
 def test_a_saver_tells_an_error_once(caplog: pytest.LogCaptureFixture) -> None:
