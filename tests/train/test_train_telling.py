@@ -179,11 +179,12 @@ def test_checkpoints_are_scored_while_the_training_goes_on(
     monkeypatch.setattr(reporters.Reports, "tell", lambda self, step, values: told.append((step, dict(values))))
     write_set(tmp_path / "sets", "vtab-cifar10", labelled(16), NAMES)
     settings = small(
-        tmp_path / "out", source, overrides={**SHORT, "model": "dcfast-tiny"}, evaluate_every=2,
+        tmp_path / "out", source, overrides={**SHORT, "model": "dcfast-tiny"}, evaluate_every=1,
         evaluate_on=str(tmp_path / "sets"),
     )  # fmt: skip
     train(settings)
-    [line] = [json.loads(text) for text in (tmp_path / "out/train/evaluations.jsonl").read_text().splitlines()]
+    first, line = [json.loads(text) for text in (tmp_path / "out/train/evaluations.jsonl").read_text().splitlines()]
+    assert (first["step"], first["checkpoint"]) == (2, "epoch_1.pt")
     assert (line["step"], line["checkpoint"]) == (4, "epoch_2.pt")
     [(key, score)] = line["scores"].items()
     assert 0 <= score <= 1

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from dcfast.rundir.training_summary import EvaluationLine
 from dcfast.storage.inputs import read_input
@@ -72,21 +71,23 @@ class Evaluations:
         self._folder, self._words, self._told = folder, words, told
         self._process: subprocess.Popen[bytes] | None = None
         self._of = (0, "")  # step and checkpoint
-        self._said: IO[bytes] | None = None
 
     @property
     def _place(self) -> Path:
         return self._folder / "evaluations" / self._of[1].removesuffix(".pt")
 
     def start(self, step: int, checkpoint: Path) -> None:
-        """Begins to score a checkpoint that is on disk; waits for the evaluation before."""
-        self.finish()
+        """Begins to score a checkpoint that is on disk, where none is at work."""
         self._of = (step, checkpoint.name)
         self._place.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dcfast.evaluate", "--quiet", *self._words]
         command += ["--checkpoint", str(checkpoint), "--out", str(self._place)]
         with open(self._place / "evaluate.log", "wb") as said:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+    def is_idle(self) -> bool:
+        """Whether no evaluation is at work, or told of yet."""
+        return self._process is None
 
     def look(self) -> None:
         """Tells of an evaluation that has ended meanwhile."""

@@ -95,7 +95,7 @@ class Trainer:
         self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, self._tell)
         self._reports: Reports | None = None
         self._evaluations: Evaluations | None = None
-        self._to_score: tuple[int, Path] | None = None  # step and checkpoint, once that is on disk
+        self._to_score: deque[tuple[int, Path]] = deque()  # steps and checkpoints that are not scored yet
         self._keeper = Keeper(folder / "checkpoints", self.recipe.model, learner, ranks, self.steps)
         self.control.failed = self._keeper.failed
         self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
@@ -130,7 +130,8 @@ class Trainer:
         if self.ranks.rank == 0:
             if latest is not None:
                 self._say_resumed(latest.name)
-            drop_later_lines(self.folder / "log.jsonl", self.step)
+            for name in ("log.jsonl", "evaluations.jsonl"):
+                drop_later_lines(self.folder / name, self.step)
             # there may have been more ranks before; they number steps from 0
             for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
                 drop_later_lines(path, self.step - 1)
@@ -223,15 +224,16 @@ class Trainer:
         """Begins to score a checkpoint that is on disk by now, and tells of one that has been."""
         if self._evaluations is not None:
             self._evaluations.look()
-            if self._to_score is not None and self._keeper.is_idle():
-                self._evaluations.start(*self._to_score)
-                self._to_score = None
+            if self._to_score and self._keeper.is_idle() and self._evaluations.is_idle():
+                self._evaluations.start(*self._to_score.popleft())
 
     def finish_scores(self) -> None:
-        """Waits for the scores of the last checkpoint, where some are wanted; no other rank needs to wait."""
-        self._look_at_scores()
-        if self._evaluations is not None:
+        """Waits for the scores that are wanted and not there yet; no other rank needs to wait."""
+        while self._evaluations is not None:
             self._evaluations.finish()
+            if not self._to_score:
+                break
+            self._look_at_scores()
 
     def _before_update(self) -> None:
         """Each step, when its gradients are there and before the optimizer changes anything."""
@@ -242,13 +244,13 @@ class Trainer:
 
     def close(self) -> None:
         """Ends whoever makes batches, which takes seconds where they hang, and waits for a checkpoint's last bytes."""
-        self._keeper.close()
-        if self._evaluations is not None:
-            self._evaluations.close()
-        if self._reports is not None:
-            self._reports.close()
         if self.batches is not None:
             self.batches.close()
+        if self._evaluations is not None:
+            self._evaluations.close()
+        self._keeper.close()
+        if self._reports is not None:
+            self._reports.close()
 
     def all_ready(self, micro: int, *, first: bool) -> bool:
         """Waits until every rank has its next batch, and begins the step with the first of it; False where the model
@@ -385,4 +387,4 @@ class Trainer:
         whole, every = self.step in self.epochs.values(), self.settings.evaluate_every
         self._keeper.save(epoch, whole, progress)
         if whole and self._evaluations is not None and every is not None and epoch % every == 0:
-            self._to_score = (self.step, self.folder / "checkpoints" / f"epoch_{epoch}.pt")
+            self._to_score.append((self.step, self.folder / "checkpoints" / f"epoch_{epoch}.pt"))
