@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 from dataclasses import replace
@@ -164,6 +165,23 @@ def test_a_kill_within_the_write_leaves_the_shards_before(source: TrainSource, s
     assert names[1:] == ["epoch_1.pt", "step_4.sharded", "step_6.sharded"]
     on_ranks(tmp_path / "ranks", settings, 2)
     assert same_losses(tmp_path / "out", spread)
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def test_a_disk_that_is_full_for_shards_is_named(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source, overrides=SHORT, fsdp=True, save_every_steps=2)
+    with started(tmp_path / "ranks", settings, settings, prepare=_small_files) as ranks:
+        assert None not in ranks.statuses(60)
+        assert 0 not in ranks.statuses(1)
+        said = ranks.said(0)
+    assert "free some space, and run the same command again to resume" in said
+    assert "step_2.sharded" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out" / "train").glob("checkpoints/*"))
 
 
 def test_a_model_without_blocks_is_refused() -> None:

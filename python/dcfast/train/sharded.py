@@ -76,6 +76,7 @@ def write_shards(temporary: Path, state: dict[str, Tensor], group: ProcessGroup)
         temporary: made here; the same on all ranks.
         group: of processes, by gloo, in which nobody else talks meanwhile.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -83,18 +84,12 @@ def write_shards(temporary: Path, state: dict[str, Tensor], group: ProcessGroup)
     try:
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         save(cast("dict[str, Any]", state), storage_writer=writer, process_group=group)
-    except BaseException as error:
-        raise _without_wrapper(error, temporary) from error
-
-
-def _without_wrapper(error: BaseException, path: Path) -> BaseException:
-    """torch wraps the errors of all ranks in one: the first that says of a full disk, else what it is."""
-    for _, (inner, _) in sorted(getattr(error, "failures", {}).items()):
-        if isinstance(inner, OSError) and inner.errno in FULL:
-            return full_disk(inner.errno, path)
-        if isinstance(inner, OSError):
-            return inner
-    return error
+    except CheckpointException as error:  # of all ranks' errors, none of which writes any more
+        shutil.rmtree(temporary, ignore_errors=True)
+        own = next((inner for inner, _ in error.failures.values() if isinstance(inner, OSError)), None)
+        if own is None:
+            raise
+        raise (full_disk(own.errno, temporary) if own.errno in FULL else own) from None
 
 
 def finish_shards(path: Path, temporary: Path, record: Callable[[dict[str, str]], ShardedRecord], kept: int) -> None:
@@ -103,6 +98,7 @@ def finish_shards(path: Path, temporary: Path, record: Callable[[dict[str, str]]
     write_json(temporary / RECORD, plain(record(files)))
     if path.is_dir():
         shutil.rmtree(path)  # of a start whose later checkpoints could not be read
+    fsync(temporary)
     os.rename(temporary, path)
     fsync(path.parent)
     older = sorted(path.parent.glob(f"step_*{SUFFIX}"), key=_step)
