@@ -69,6 +69,7 @@ DATACOMP = "DataComp resharder.py"
 FAISS = "faiss IndexFlatIP"
 FAISS_BINARY = "faiss IndexBinaryFlat"
 FAISS_L2 = "faiss IndexFlatL2 and sums"
+CHECKPOINTED = "dcfast, a checkpoint being written"
 DECODE_FLOOR = "floor: libjpeg decodes grey"
 RGB_FLOOR = "floor: libjpeg decodes RGB"
 FASTTEXT = "fastText's predict alone"
@@ -264,6 +265,17 @@ BARS: tuple[Bar, ...] = (
     ),
     *_decode(85),
     *_decode(95),
+    Bar(
+        name="step_while_saving_vs_alone",
+        bench="bench_checkpoint",
+        work="the slowest training step, a checkpoint being written",
+        op="checkpointed_step",
+        over=CHECKPOINTED,
+        under="dcfast",
+        sense="most",
+        bar=1.1,
+        stretch=None,
+    ),
     Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",

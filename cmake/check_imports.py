@@ -41,7 +41,7 @@ HEAVY = frozenset(
             "pyarrow",
             "ray",
         ),
-        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "triton", "yaml", "yarl"),
+        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "trackio", "triton", "wandb", "yaml", "yarl"),
     ]
 )
 """What takes a tenth of a second or more to import, or need not be installed."""
@@ -75,6 +75,7 @@ DYNAMIC = {
     "dcfast.similarity.gpu_screen": "the CUDA library or Triton's kernels, which need not be there",
     "dcfast.stages": "a stage, by its name",
     "dcfast.train.dali": "DALI, which need not be installed",
+    "dcfast.train.stretch": "open_clip's steps, which are in one of two modules",
     "dcfast.world": "rendering, which needs Pillow",
 }
 """Modules that may import by a name, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,10 @@ def small(out: Path, *sources: TrainSource, overrides: dict[str, Any] | None = N
     }
     options = {"device": "cpu", "workers": 0, "threads": 1, "log_every": 1, **options}
     return TrainSettings(out=str(out), sources=sources, overrides=recipe, **options)
+
+
+def wait_for_disk() -> None:
+    """Until the checkpoint that is being written is there."""
+    for thread in threading.enumerate():
+        if thread.name == "dcfast-save":
+            thread.join()

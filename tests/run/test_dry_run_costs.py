@@ -21,8 +21,9 @@ from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
 from dcfast.stages import train
 from dcfast.train import TrainSettings, TrainSource
-from dcfast.train.checkpoint import Progress, save_checkpoint
+from dcfast.train.checkpoint import checkpoint_content, write_checkpoint
 from dcfast.train.learner import create_learner
+from dcfast.train.progress import Progress
 from dcfast.train.ranks import Ranks
 from pool_builder import plain_pool
 
@@ -84,7 +85,8 @@ def test_checkpoints_are_as_large_as_planned(tmp_path: Path) -> None:
         parameter.grad = torch.zeros_like(parameter)
     learner.optimizer.step()
     saved = tmp_path / "epoch_1.pt"
-    save_checkpoint(saved, recipe.model, learner, 1, Progress(step=1, samples_seen=128, identity=settings.identity()))
+    progress = Progress(step=1, samples_seen=128, identity=settings.identity())
+    write_checkpoint(saved, checkpoint_content(recipe.model, learner, 1, progress))
     files = recipe.checkpoints + 3  # two of other steps, and a third before the first of them goes
     planned = checkpoint_bytes(recipe) // files
     assert planned - ROOM <= saved.stat().st_size <= planned

@@ -261,7 +261,8 @@ OWN = {
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",
     "storage/npz.py", "storage/cache.py", "train/caption_table.py", "study/execute.py", "train/checkpoint.py",
-    "train/heartbeat.py", "train/ranks.py", "world/files.py", "world/languages.py", "features/embed.py",
+    "train/evaluating.py", "train/heartbeat.py", "train/ranks.py",
+    "world/files.py", "world/languages.py", "features/embed.py",
     "resharding/far.py", "index/fetched.py", "storage/lock.py", "storage/whole.py", "storage/zip_directory.py",
     "decontamination/signing.py", "loss/torch_backend/tiles.py",
 }  # fmt: skip

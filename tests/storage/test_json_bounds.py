@@ -38,6 +38,7 @@ from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record
 from dcfast.train.captions import _of_json
+from dcfast.train.evaluating import read_scores
 from dcfast.train.replaced import replacement_reasons
 from piece_functions import square
 
@@ -182,6 +183,7 @@ PASSES: dict[str, Reader] = {
     "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
     "train/journal.py": at("log.jsonl", kept_lines),
     "train/captions.py": at("a.json", lambda path: _of_json(memoryview(path.read_bytes()), "a") or None),
+    "train/evaluating.py": at("eval_results.jsonl", lambda path: read_scores(path) or None),
     "train/replaced.py": at("replaced-0.jsonl", lambda path: replacement_reasons(path.parent, 0, 9) or None),
     "importing/pictures.py": at("a.json", lambda path: pictures._beside(str(path.parent), "a.jpg", "", "")[0] or None),
     "importing/samples.py": at("a.json", lambda path: captions_of(samples._parsed(path.read_bytes()) or {}) or None),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dcfast.models.checkpoint import read_checkpoint
 from dcfast.train import TrainSource, train
-from train_builder import build_pool, small
+from train_builder import build_pool, small, wait_for_disk
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,7 @@ def test_what_is_no_whole_checkpoint_is_passed_over(
 def test_the_summary_lists_the_checkpoints_that_are_there(source: TrainSource, tmp_path: Path) -> None:
     def remove(step: int) -> None:
         if step == 3:
+            wait_for_disk()
             shutil.rmtree(tmp_path / "train" / "checkpoints")
 
     summary = train(small(tmp_path, source, overrides={"samples_seen": 32, "checkpoints": 4}), on_step=remove)

@@ -74,7 +74,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path: Path, caps
     before = _tree(tmp_path)
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "8 steps of 8 samples (64, from 20), on 1 process, cpu" in said
+    assert "8 steps of 8 samples (64, from 20, each 3.2 times on average), on 1 process, cpu" in said
     assert "global_batch 8 instead of 128" in said
     assert "it begins anew" in said
     assert _tree(tmp_path) == before

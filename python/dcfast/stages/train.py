@@ -40,7 +40,7 @@ from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
 POSITIONS = "train/positions.npy"
 IDENTITY = "train/identity.json"
-CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")
+CHECKPOINTED = ("checkpoints", "log.jsonl", "evaluations.jsonl", "summary.json", "timing.json")
 """What belongs to one training: removed where another one begins in the same run directory."""
 
 

@@ -202,7 +202,8 @@ def _with_process(status: RunStatus, told: RunProgress, folder: Path) -> RunStat
 def _latest_checkpoint(out: Path) -> str | None:
     """The one written last, by its name in the run directory; whether it is whole, the training looks."""
     times = []
-    for path in (out / "train" / "checkpoints").glob("*.pt"):
+    folder = out / "train" / "checkpoints"
+    for path in [*folder.glob("*.pt"), *folder.glob("*.sharded")]:
         with suppress(OSError):
             times.append((path.stat().st_mtime_ns, str(path.relative_to(out))))
     return max(times)[1] if times else None

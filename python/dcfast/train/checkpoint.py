@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, cast
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.checkpoint import load_weights, read_checkpoint
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.records import Count, Record, as_record, plain
+from dcfast.storage.records import as_record, plain
+from dcfast.train.progress import Progress
 from dcfast.train.settings import Identity, differences
+from dcfast.train.sharded import SUFFIX, check_sharded, load_sharded, read_sharded_record
+from dcfast.train.spread import MOMENTS, gathered, spread_optimizer
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from dcfast.train.learner import Learner
+    from dcfast.train.ranks import Ranks
 
 _LOG = logging.getLogger("dcfast.train")
-_NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
+_NAME = re.compile(r"(epoch|step)_(\d+)(\.pt|\.sharded)")
 _UNREADABLE = (errno.EINVAL, errno.EIO)
 """Of something that is no file, and of a bad disk; a file that may not be read is no damaged one."""
+_WRITTEN_AT_ONCE = 1 << 20
 KEPT_STEPS = 2  # of the step_N.pt files
 
 
-class RankCount(msgspec.Struct, frozen=True, array_like=True):
-    """From which step on a training was on how many ranks; a list in the checkpoint."""
-
-    first_step: Count
-    ranks: Count
-    accumulation: Count
-
-
-class Progress(Record, kw_only=True):
-    """Where a training stands.
-
-    Attributes:
-        step: steps done.
-        samples_seen: counted as they were taken, over all ranks.
-        replaced: of these, how many stand in for one that could not be used; -1 = not counted, by an older version.
-        ranks: the numbers of ranks it went on with, in order; empty by an older version.
-    """
-
-    step: Count
-    samples_seen: Count
-    replaced: int = -1
-    identity: Identity
-    ranks: list[RankCount] = []
-
-
-def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progress: Progress) -> None:
-    """Writes a checkpoint atomically: open_clip's keys, and ``dcfast`` with the progress. The same state is the same
-    bytes. Of the ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state.
+def checkpoint_content(name: str, learner: Learner, epoch: int, progress: Progress) -> dict[str, object]:
+    """What a checkpoint holds: open_clip's keys, and ``dcfast`` with the progress; the tensors are the training's own.
 
     Args:
         name: of the model.   epoch: checkpoints of the recipe done.
     """
-    import torch
-
-    content = {
+    content: dict[str, object] = {
         "epoch": epoch,
         "name": name,
         "state_dict": learner.bare.state_dict(),
@@ -70,14 +48,43 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
     }
     if learner.scaler is not None:
         content["scaler"] = learner.scaler.state_dict()
-    with atomic_path(path) as temporary, open(temporary, "wb") as opened:
-        file = _Remembering(opened)
+    return content
+
+
+def gathered_content(content: dict[str, object], learner: Learner, keep: bool) -> dict[str, object]:
+    """The same of a model that is spread over the ranks, whole, where it is to be kept; all ranks call it together."""
+    scalars = learner.scalars
+    model = gathered(content["state_dict"], keep, scalars)
+    optimizer = cast("dict[str, Any]", content["optimizer"])
+    names = {id(parameter): name for name, parameter in learner.bare.named_parameters()}
+    order = [names[id(p)] for group in learner.optimizer.param_groups for p in group["params"]]
+    state = {
+        number: gathered(kept, keep, frozenset(MOMENTS) if order[number] in scalars else frozenset())
+        for number, kept in optimizer["state"].items()
+    }
+    return {**content, "state_dict": model, "optimizer": {**optimizer, "state": state}}
+
+
+def write_checkpoint(path: Path, content: object, rest: Callable[[], None] = lambda: None) -> None:
+    """Writes a checkpoint atomically; the same state in containers of its own (``Aside``) is the same bytes. Of the
+    ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state.
+
+    Args:
+        rest: called after each piece of it.
+    """
+    import torch
+
+    with atomic_path(path) as temporary:
+        raw = _Remembering(temporary, "w")
+        raw.rest = rest
         try:
-            # to a file object: torch puts a path's name into the archive
-            torch.save(_unshared(content), cast("IO[bytes]", file))
-        except RuntimeError:
-            if file.error is not None:
-                raise file.error from None
+            # to a file object: torch puts a path's name into the archive; with a large buffer, since each call of
+            # Python's takes the interpreter from the steps
+            with io.BufferedWriter(raw, _WRITTEN_AT_ONCE) as file:
+                torch.save(content, file)
+        except (RuntimeError, OSError):
+            if raw.error is not None:
+                raise raw.error from None
             raise
     steps = sorted((p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
     for older in steps[:-KEPT_STEPS]:
@@ -85,38 +92,35 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
             older.unlink()
 
 
-class _Remembering:
+class _Remembering(io.FileIO):
     """A file that keeps the error of a write: torch ends in one of its own then, which says nothing of a full disk."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.flush = file.flush
-        self._file = file
-        self.error: OSError | None = None
+    error: OSError | None = None
+    rest: Callable[[], None]
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         try:
-            return self._file.write(data)
+            written = super().write(data) or 0
         except OSError as error:
             self.error = self.error or error
             raise
+        self.rest()
+        return written
 
 
-def _unshared(value: object) -> object:
-    """The same content in containers made anew: pickle writes shared objects otherwise than equal ones, and what is
-    shared depends on whether the state was loaded from a file before."""
-    if isinstance(value, dict):
-        return {_unshared(key): _unshared(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_unshared(item) for item in value])
-    return sys.intern(value) if type(value) is str else value
+def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity, ranks: Ranks) -> Progress:
+    """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training.
 
-
-def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:
-    """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training."""
+    All ranks call it together; a sharded one is read by parts, any other whole by each rank.
+    """
+    if path.suffix == SUFFIX:
+        progress = _checked(path, plain(read_sharded_record(path).dcfast), identity)
+        load_sharded(path, learner, ranks.control)
+        return progress
     content = read_checkpoint(path)
     progress = _progress(path, content, identity)
     load_weights(learner.bare, content, path, name)
-    learner.optimizer.load_state_dict(content["optimizer"])
+    learner.optimizer.load_state_dict(spread_optimizer(learner.optimizer, content["optimizer"]))
     if learner.scaler is not None and "scaler" in content:
         learner.scaler.load_state_dict(content["scaler"])
     return progress
@@ -124,6 +128,8 @@ def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity)
 
 def progress_of(path: Path, identity: Identity) -> Progress:
     """Where the training of a checkpoint stands. CheckpointError where it is another training."""
+    if path.suffix == SUFFIX:
+        return _checked(path, plain(read_sharded_record(path).dcfast), identity)
     return _progress(path, read_checkpoint(path), identity)
 
 
@@ -131,7 +137,11 @@ def _progress(path: Path, content: dict[str, Any], identity: Identity) -> Progre
     own = content.get("dcfast")
     if not isinstance(own, dict) or "optimizer" not in content:
         raise CheckpointError(f"checkpoint {path} is not one of dcfast's training; move it away, or choose another out")
-    departures = differences(own.get("identity", {}), plain(identity))
+    return _checked(path, own, identity)
+
+
+def _checked(path: Path, own: object, identity: Identity) -> Progress:
+    departures = differences(own.get("identity", {}) if isinstance(own, dict) else {}, plain(identity))
     if departures:
         shown = "; ".join(f"{field.removeprefix('recipe.')}: {a!r} there, {b!r} now" for field, a, b in departures[:4])
         raise CheckpointError(f"checkpoint {path} is of another training ({shown}); choose another out, or remove it")
@@ -141,13 +151,14 @@ def _progress(path: Path, content: dict[str, Any], identity: Identity) -> Progre
 def checkpoints_by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
     """(steps done, path) of the checkpoints in a folder, latest first; ``boundaries``: epoch -> step."""
     by_step = []
-    for path in folder.glob("*.pt"):
+    for path in [*folder.glob("*.pt"), *folder.glob(f"*{SUFFIX}")]:
         match = _NAME.fullmatch(path.name)
         if match is not None:
             number = int(match[2])
             by_step.append((boundaries.get(number, -1) if match[1] == "epoch" else number, path))
-    # at the same step the epoch's file comes first
-    return sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
+    # at the same step the sharded one comes first, of which each rank reads a part, and then the epoch's file
+    order = sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
+    return sorted(order, key=lambda item: (-item[0], item[1].suffix != SUFFIX))
 
 
 def latest_checkpoint(
@@ -160,7 +171,10 @@ def latest_checkpoint(
     notes = []
     for _, path in checkpoints_by_age(folder, boundaries):
         try:
-            read_checkpoint(path)
+            if path.suffix == SUFFIX:
+                check_sharded(path)
+            else:
+                read_checkpoint(path)
         except IsADirectoryError:
             aside = path.with_name(f"{path.name}.aside")
             if set_aside:

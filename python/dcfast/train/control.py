@@ -35,6 +35,7 @@ class Control:
         folder: ``OUT/train``, where replaced samples are recorded.
     Attributes:
         asked: the signal that asks for an end, or None (``signals.postponed``).
+        failed: whether a checkpoint could not be written; then one is due, and whoever is to write it says why.
         samples_seen, replaced: over all ranks, since the training began, as far as they were told.
         due, stop: what ``meet`` heard last: it is time for a checkpoint; the signal that asks for the end, or None.
     """
@@ -44,6 +45,7 @@ class Control:
         self.ranks: Ranks = ranks
         self.folder: Path = folder
         self.asked: Callable[[], int | None] = lambda: None
+        self.failed: Callable[[], bool] = lambda: False
         self.samples_seen: int = 0
         self.replaced: int = 0
         self.due: bool = False
@@ -80,7 +82,7 @@ class Control:
         """
         number = self.asked()
         due = self.ranks.rank == 0 and 0 < self.settings.save_every_minutes * 60 <= time.monotonic() - self._saved
-        others_due, have, *came = self._summed(due, ready, *(number == signal for signal in POSTPONED))
+        others_due, have, *came = self._summed(due or self.failed(), ready, *(number == signal for signal in POSTPONED))
         self.due = others_due > 0
         self.stop = next((signal for signal, ranks in zip(POSTPONED, came, strict=True) if ranks), self.stop)
         return have == self.ranks.world_size

@@ -10,7 +10,8 @@ import logging
 import time
 from argparse import Namespace
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +24,20 @@ from dcfast.process.signals import postponed
 from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
-from dcfast.train.checkpoint import Progress, RankCount, latest_checkpoint, load_checkpoint, save_checkpoint
+from dcfast.train.checkpoint import latest_checkpoint, load_checkpoint
 from dcfast.train.control import POLL_SECONDS, Control
+from dcfast.train.evaluating import Evaluations
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
+from dcfast.train.keeper import Keeper
 from dcfast.train.learner import Learner
 from dcfast.train.loader import iterate_batches
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
+from dcfast.train.progress import Progress, RankCount
 from dcfast.train.ranks import Ranks
+from dcfast.train.reporters import Reports
+from dcfast.train.stretch import Pair, StretchData, take_steps
+from dcfast.train.telling import Telling
 from dcfast.uids.sets import uid_format
 
 if TYPE_CHECKING:
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
     from dcfast.train.settings import Identity, TrainSettings
 
 _LOG = logging.getLogger("dcfast.train")
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def num_steps(samples_seen: int, global_batch: int) -> int:
@@ -55,34 +61,6 @@ def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
     """
     ends = {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
     return {k: end for k, end in ends.items() if end > 0 and (k == checkpoints or end < ends[k + 1])}
-
-
-class _StretchData:
-    """What ``train_one_epoch`` reads its batches from: ``data['train']`` and its ``dataloader`` in one.
-
-    It may end early, after any step.
-    """
-
-    def __init__(self, trainer: Trainer, steps: int) -> None:
-        self._trainer = trainer
-        self.num_batches = steps * trainer.settings.accumulation
-        self.num_samples = steps * trainer.recipe.global_batch
-        self.dataloader = self
-
-    def set_epoch(self, epoch: int) -> None:
-        """The order does not know epochs."""
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        trainer = self._trainer
-        for number in range(self.num_batches):
-            micro = number % trainer.settings.accumulation
-            if number and not micro:
-                trainer.begun()
-            if not trainer.all_ready(micro, first=number == 0):
-                return  # the model is to be saved now
-            batch = trainer.take()
-            images = batch.images.to(trainer.ranks.device, non_blocking=True)
-            yield trainer.learner.normalised(images), batch.tokens
 
 
 class Trainer:
@@ -121,10 +99,15 @@ class Trainer:
         self.notes: list[str] = []
         self.by_pillow: Counter[str] = Counter()
         self.batches: Feed | None = None
+        self.telling: Telling = Telling(folder, ranks, self.steps, self.recipe.global_batch, self._tell)
+        self._reports: Reports | None = None
+        self._evaluations: Evaluations | None = None
+        self._to_score: deque[tuple[int, Path]] = deque()  # steps and checkpoints that are not scored yet
+        self._keeper = Keeper(
+            folder / "checkpoints", self.recipe.model, learner, ranks, self.steps, lambda: self.saved()
+        )
+        self.control.failed = self._keeper.failed
         self._recent: deque[npt.NDArray[np.void]] = deque(maxlen=2 * self.settings.accumulation)  # uids of batches
-        self._clock = time.monotonic()
-        self._spoke: tuple[float, int] | None = None
-        self._began = (0.0, 0)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
         self._buffers: dict[str, torch.Tensor] = {}  # of the model, as the step began
         self._on_ranks: list[RankCount] = []
@@ -150,14 +133,15 @@ class Trainer:
         before: list[RankCount] = []
         if latest is not None:
             with self.ranks.together():
-                done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity)
+                done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity, self.ranks)
             self.step, before = done.step, done.ranks
             self.control.resume(done.step, done.samples_seen, done.replaced)
         self._resume_ranks(before)
         if self.ranks.rank == 0:
             if latest is not None:
                 self._say_resumed(latest.name)
-            drop_later_lines(self.folder / "log.jsonl", self.step)
+            for name in ("log.jsonl", "evaluations.jsonl"):
+                drop_later_lines(self.folder / name, self.step)
             # there may have been more ranks before; they number steps from 0
             for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
                 drop_later_lines(path, self.step - 1)
@@ -205,7 +189,10 @@ class Trainer:
         if self.settings.save_every_steps is not None:
             ends |= set(range(self.settings.save_every_steps, self.steps, self.settings.save_every_steps))
         self._resumed_at = saved = self.step
+        if self.ranks.rank == 0:
+            self._begin_telling()
         self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, self.ranks.device)
+        self.learner.optimizer.register_step_pre_hook(lambda *_: self._before_update())
         with postponed() as self.control.asked:
             for end in sorted(e for e in ends if e > self.step):
                 while self.step < end:
@@ -214,13 +201,66 @@ class Trainer:
                     if self.step > saved:
                         self._save()
                         saved = self.step
+                    if self.control.stop is not None:
+                        self._keeper.wait()
                     self.control.saved()
                     self.begun()
+            self._keeper.wait()
+
+    def _begin_telling(self) -> None:
+        settings = self.settings
+        config = {**asdict(self.recipe), "seed": settings.seed, "ranks": self.ranks.world_size}
+        self._reports = Reports(settings.report_to or (), self.folder, self.step, config)
+        if settings.evaluate_on is not None:
+            kind = "cpu" if self.ranks.device == "cpu" else "cuda"
+            words = ["--model", self.recipe.model, "--evalsets", settings.evaluate_on, "--device", kind]
+            words += ["--sets", ",".join(settings.evaluate_sets)] if settings.evaluate_sets else []
+            self._evaluations = Evaluations(self.folder, words, self._tell_scores)
+
+    def _tell(self, line: LogLine) -> None:
+        values = {
+            "loss": line.loss, "learning_rate": line.learning_rate, "logit_scale": line.logit_scale, "wait": line.wait,
+            "memory": line.memory, "gradient_norm": line.gradient_norm, "replaced": line.replaced,
+            "ranks": line.world_size, "samples_seen": line.samples_seen,
+        }  # fmt: skip
+        if self._reports is not None:
+            self._reports.tell(line.step, {f"train/{k}": v for k, v in values.items() if v is not None})
+
+    def _tell_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        if self._reports is not None:  # not at the checkpoint's own step: some take no step behind the last one
+            self._reports.tell(max(step, self._stepped), {f"eval/{key}": score for key, score in scores.items()})
+
+    def _look_at_scores(self) -> None:
+        """Begins to score a checkpoint that is on disk by now, and tells of one that has been."""
+        if self._evaluations is not None:
+            self._evaluations.look()
+            if self._to_score and self._keeper.is_idle() and self._evaluations.is_idle():
+                self._evaluations.start(*self._to_score.popleft())
+
+    def finish_scores(self) -> None:
+        """Waits for the scores that are wanted and not there yet; no other rank needs to wait."""
+        while self._evaluations is not None:
+            self._evaluations.finish()
+            if not self._to_score:
+                break
+            self._look_at_scores()
+
+    def _before_update(self) -> None:
+        """Each step, when its gradients are there and before the optimizer changes anything."""
+        self._keeper.before_update()
+        if self.telling.awaits_gradients:
+            known = self.ranks.rank == 0 or self.learner.is_sharded
+            self.telling.complete(self.learner.gradient_norm() if known else None)
 
     def close(self) -> None:
-        """Ends whoever makes batches, which takes seconds where they hang."""
+        """Ends whoever makes batches, which takes seconds where they hang, and waits for a checkpoint's last bytes."""
         if self.batches is not None:
             self.batches.close()
+        if self._evaluations is not None:
+            self._evaluations.close()
+        self._keeper.close()
+        if self._reports is not None:
+            self._reports.close()
 
     def all_ready(self, micro: int, *, first: bool) -> bool:
         """Waits until every rank has its next batch, and begins the step with the first of it; False where the model
@@ -233,7 +273,10 @@ class Trainer:
         assert self.batches is not None
         step = self._stepped - (micro > 0)
         while True:
-            everyone = self.control.meet(self.batches.ready(POLL_SECONDS))
+            since = time.monotonic()
+            ready = self.batches.ready(POLL_SECONDS)
+            self.telling.waited += time.monotonic() - since
+            everyone = self.control.meet(ready)
             if micro == 0 and (self.control.stop is not None or (self.control.due and not first)):
                 return False
             if everyone:
@@ -266,7 +309,6 @@ class Trainer:
 
     def _stretch(self, end: int) -> None:
         from open_clip_train.scheduler import cosine_lr
-        from open_clip_train.train import train_one_epoch
 
         first, learner, recipe = self.step, self.learner, self.recipe
         self._stepped = first
@@ -277,72 +319,57 @@ class Trainer:
         arguments = Namespace(
             device=self.ranks.device,
             precision=recipe.precision,
-            distill=False,
             accum_freq=self.settings.accumulation,
-            skip_scheduler=False,
-            grad_clip_norm=None,
-            horovod=False,
             rank=self.ranks.rank,
             local_rank=self.ranks.local_rank,
             world_size=self.ranks.world_size,
             batch_size=self.spec.micro_batch,
-            log_every_n_steps=max(1, end - first),
-            wandb=False,
         )
-        data, optimizer = {"train": _StretchData(self, end - first)}, learner.optimizer
+        count = (end - first) * self.settings.accumulation
+        data = StretchData(count, (end - first) * recipe.global_batch, self._batches(count))
         try:
-            train_one_epoch(
-                learner.model, data, watched, 0, optimizer, learner.scaler, lambda step: cosine(first + step), None,
-                arguments,
+            take_steps(
+                learner.model, data, watched, learner.optimizer, learner.scaler,
+                lambda step: cosine(first + step), arguments,
             )  # fmt: skip
             watched.check()
         except NonFiniteLossError as error:
             raise self._stopped(error) from None
+        self.telling.complete()
         self.step = self._stepped
+
+    def _batches(self, count: int) -> Iterator[Pair]:
+        """The micro-batches of a stretch; it may end early, after any step."""
+        for number in range(count):
+            micro = number % self.settings.accumulation
+            if number and not micro:
+                self.begun()
+            if not self.all_ready(micro, first=number == 0):
+                return  # the model is to be saved now
+            batch = self.take()
+            images = batch.images.to(self.ranks.device, non_blocking=True)
+            yield Pair(self.learner.normalised(images), batch.tokens)
 
     def _after(self, step: int, scale: torch.Tensor, watched: WatchedLoss) -> None:
         """Once a step, after its loss and before its gradients."""
         done = step + 1
         self.on_step(step)
-        self._say_progress(done)
+        self._look_at_scores()
+        self.telling.step(done, self.control.replaced)
         if done % self.settings.log_every and done != self.steps and step != 0:
             return
         watched.check()
-        now = time.monotonic()
         self.control.count()
-        [loss] = self.ranks.sums([watched.mean(step)])
+        line = LogLine(
+            step=done,
+            samples_seen=self.control.samples_seen,
+            loss=watched.mean(step),
+            learning_rate=self.learner.optimizer.param_groups[0]["lr"],
+            logit_scale=float(scale.detach()),
+            replaced=self.control.replaced,
+        )
         watched.values.clear()
-        if self.ranks.rank == 0:
-            line = LogLine(
-                step=done,
-                samples_seen=self.control.samples_seen,
-                loss=loss / self.ranks.world_size,
-                learning_rate=self.learner.optimizer.param_groups[0]["lr"],
-                logit_scale=float(scale.detach()),
-                replaced=self.control.replaced,
-                world_size=self.ranks.world_size,
-                seconds=round(now - self._clock, 3),
-            )
-            append_records(self.folder / "log.jsonl", [line])
-        self._clock = now
-
-    def _say_progress(self, done: int) -> None:
-        """A line of progress now and then, on rank 0, to whoever listens to the logger."""
-        now, batch = time.monotonic(), self.recipe.global_batch
-        tell_advance(done * batch, self.steps * batch, "samples", f"step {done:,} of {self.steps:,}")
-        if self._spoke is None:  # the first step starts the workers: it is no measure
-            self._spoke = self._began = (now, done)
-        elif self.ranks.rank == 0 and now - self._spoke[0] >= _SECONDS_BETWEEN_LINES:
-            self._spoke = (now, done)
-            rate = (done - self._began[1]) / (now - self._began[0])
-            _LOG.info(
-                "  train: step %d of %d, %.0f samples/s, about %.0f s left%s",
-                done,
-                self.steps,
-                rate * batch,
-                (self.steps - done) / rate,
-                f"; {self.control.replaced:,} samples replaced" if self.control.replaced else "",
-            )
+        self.telling.line(line)
 
     def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """Saves the uids of the batches that may be to blame, and says where."""
@@ -358,18 +385,16 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        if self.ranks.rank == 0:
-            epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
-            whole = self.step in self.epochs.values()
-            name = f"epoch_{epoch}.pt" if whole else f"step_{self.step}.pt"
-            progress = Progress(
-                step=self.step,
-                samples_seen=self.control.samples_seen,
-                replaced=self.control.replaced,
-                identity=self.identity,
-                ranks=self._on_ranks,
-            )
-            path = self.folder / "checkpoints" / name
-            save_checkpoint(path, self.recipe.model, self.learner, epoch, progress)
-            self.saved()
-        self.ranks.barrier()
+        """Copies the state aside, which a thread writes while the steps go on; waits for the checkpoint before it."""
+        epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
+        progress = Progress(
+            step=self.step,
+            samples_seen=self.control.samples_seen,
+            replaced=self.control.replaced,
+            identity=self.identity,
+            ranks=self._on_ranks,
+        )
+        whole, every = self.step in self.epochs.values(), self.settings.evaluate_every
+        self._keeper.save(epoch, whole, progress)
+        if whole and self._evaluations is not None and every is not None and epoch % every == 0:
+            self._to_score.append((self.step, self.folder / "checkpoints" / f"epoch_{epoch}.pt"))

@@ -66,6 +66,7 @@ class WatchedLoss:
         import torch
 
         self.check()
+        logit_scale = logit_scale.reshape(())  # a vector of one where the model is spread over ranks
         losses = self._loss(logit_scale=logit_scale, output_dict=output_dict, **features)
         step = self._first_step + self._calls // self._accumulation
         self._calls += 1

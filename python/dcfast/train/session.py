@@ -31,17 +31,20 @@ from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.captions import CaptionRule
 from dcfast.train.dali import DaliDecoder, require_dali
+from dcfast.train.evaluating import check_evaluations
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.learner import create_learner
 from dcfast.train.loop import Trainer
 from dcfast.train.pixels import KINDS
 from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
-from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
+from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer, require_training
 from dcfast.train.replaced import Refusal
+from dcfast.train.reporters import require_reporters
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import prepare_source
 from dcfast.train.source_files import SourceFiles
+from dcfast.train.stretch import find_steps
 
 _LOG = logging.getLogger("dcfast.train")
 
@@ -67,6 +70,10 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         require_dali()
     place = place_of()
     check_world_size(recipe.global_batch, place.size, settings.accumulation)
+    require_training()
+    find_steps()
+    require_reporters(settings.report_to or ())
+    check_evaluations(settings.evaluate_on)
     ranks = join_ranks(settings.device, place)
     failed = False
     try:
@@ -172,6 +179,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started, by_pillow, mirrors))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
+        trainer.finish_scores()
         return summary
     finally:
         heartbeat.stop(in_order)  # first: the others may have ended before the workers here have

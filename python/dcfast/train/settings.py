@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import CACHE_DIR, CACHE_SIZE, DECODER, DEVICE, LOSS, SEED
+from dcfast.process.shared_options import CACHE_DIR, CACHE_SIZE, DECODER, DEVICE, LOSS, REPORT_TO, SEED, SOME_SETS
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.paths import check_source, path_argument
 from dcfast.storage.records import Record
 from dcfast.train.captions import CaptionFrom, parse_captions
+from dcfast.train.reporters import check_reporters
 
 PATH: dict[str, Any] = {"metavar": "DIR", "parse": path_argument}  # Any: words of an ``Option``
 _DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
@@ -166,8 +167,24 @@ class TrainSettings:
         usual="by the number of cores",
         least=0,
     )
+    compile: bool = option(
+        False, "compile the model (torch.compile), which takes minutes before the first step; the same but for rounding"
+    )
+    fsdp: bool = option(
+        False,
+        "spread each parameter over the ranks (FSDP2), for models that do not fit on one GPU with gradients and "
+        "optimizer; changes no result but by rounding",
+    )
     threads: int | None = option(None, "threads of torch on the CPU", usual="as torch chooses", least=1)
     log_every: int = option(10, "steps between lines of log.jsonl", least=1)
+    report_to: list[str] | None = option(None, REPORT_TO)
+    evaluate_every: int | None = option(
+        None, "score every N-th checkpoint of the recipe by a process beside the training", usual="never", least=1
+    )
+    evaluate_on: str | None = option(
+        None, "with --evaluate-every: holds the evaluation sets (wds_*_test directories)", **PATH
+    )
+    evaluate_sets: list[str] | None = option(None, replace(SOME_SETS, usual="all of --evaluate-on"))
 
     def __post_init__(self) -> None:
         self.recipe()
@@ -175,6 +192,12 @@ class TrainSettings:
         if not self.sources:
             raise ValueError("sources must name at least one directory of shards, or index and subset")
         _check_least_1(self, "block", "window")
+        check_reporters(self.report_to or ())
+        if (self.evaluate_every is None) != (self.evaluate_on is None):
+            raise ValueError(
+                "evaluate_every (how often) and evaluate_on (the directory of evaluation sets) belong together; got "
+                "one of them: give both, or none"
+            )
         self.captions()
         if self.copy_to is not None:
             check_source(self.copy_to, "copy_to")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from dcfast.report.facts.outcome import EVEN, Means, Scores
 from dcfast.report.facts.reading import read_rows
 from dcfast.rundir.summaries import find_summary
-from dcfast.rundir.training_summary import TrainingSummary, TrainingTimes
+from dcfast.rundir.training_summary import EvaluationLine, TrainingSummary, TrainingTimes
 from dcfast.storage.records import Record, widened
 
 CURVE_POINTS = 240
 """Points of a curve on the page; a longer log is averaged over equal stretches of it."""
+
+MUCH_WAITING = 0.05
+MANY_REPLACED = 0.005
+"""Shares above which the report advises: of the time, and of the samples seen."""
+MOST_EVALUATIONS = 100
 
 
 class CurvePoint(Record):
@@ -23,7 +29,9 @@ class CurvePoint(Record):
 class TrainedRun(TrainingSummary):
     """A training: ``samples`` are the distinct ones, ``asked`` the samples seen of the recipe.
 
-    ``dali_refused_samples``: None of another decoder.
+    ``dali_refused_samples``: None of another decoder. ``wait``: share of the time in which a rank had no data;
+    ``memory``: bytes that a rank has taken at most; both None of an older version. ``advice``: what follows, in
+    sentences. ``evaluations``: scores between checkpoints.
     """
 
     samples: int = 0
@@ -32,6 +40,20 @@ class TrainedRun(TrainingSummary):
     samples_per_second: float | None = None
     dali_refused_samples: int | None = None
     curve: list[CurvePoint] = []
+    wait: float | None = None
+    memory: int | None = None
+    gradient_norm: float | None = None
+    advice: list[str] = []
+    evaluations: list[EvaluationLine] = []
+
+
+class _Told(Record):
+    """Of a line of the log what older versions do not tell."""
+
+    seconds: float = 0.0
+    wait: float | None = None
+    memory: int | None = None
+    gradient_norm: float | None = None
 
 
 class Trainings(Record):
@@ -76,11 +98,40 @@ def read_curve(path: Path) -> list[CurvePoint]:
     return [CurvePoint(*(round(total / lines, 5) for total in sums)) for lines, *sums in points]
 
 
+def _told(path: Path) -> tuple[float | None, int | None, float | None]:
+    """Of a training's log the share of waiting, the most memory and the last length of its gradients."""
+    waited = seconds = 0.0
+    memory: int | None = None
+    norm: float | None = None
+    for line in read_rows(path, _Told):
+        if line.wait is not None:
+            waited, seconds = waited + line.wait * line.seconds, seconds + line.seconds
+        memory = max(memory or 0, line.memory) if line.memory is not None else memory
+        norm = line.gradient_norm if line.gradient_norm is not None else norm
+    return round(waited / seconds, 4) if seconds > 0 else None, memory, norm
+
+
+def _advice(wait: float | None, replaced: int, seen: int | None) -> list[str]:
+    advice = []
+    if wait is not None and wait > MUCH_WAITING:
+        advice.append(
+            f"{wait:.0%} of the time went by waiting for data: give it more workers (--workers), a faster decoder "
+            "(--decoder), or shards on a local disk"
+        )
+    if seen and replaced / seen > MANY_REPLACED:
+        advice.append(
+            f"{replaced / seen:.1%} of the samples could not be used and were replaced by others: see their reasons in "
+            "train/replaced-*.jsonl, and leave such samples out of the subset"
+        )
+    return advice
+
+
 def _trained_run(out: Path) -> TrainedRun | None:
     summary = find_summary(out / "train" / "summary.json", TrainingSummary)
     if summary is None:
         return None
     times = find_summary(out / "train" / "timing.json", TrainingTimes)
+    wait, memory, norm = _told(out / "train" / "log.jsonl")
     return widened(
         summary,
         TrainedRun,
@@ -90,6 +141,11 @@ def _trained_run(out: Path) -> TrainedRun | None:
         samples_per_second=None if times is None else times.samples_per_second,
         dali_refused_samples=None if times is None else times.dali_refused_samples,
         curve=read_curve(out / "train" / "log.jsonl"),
+        wait=wait,
+        memory=memory,
+        gradient_norm=norm,
+        advice=_advice(wait, summary.replaced, summary.samples_seen),
+        evaluations=[*islice(read_rows(out / "train" / "evaluations.jsonl", EvaluationLine), MOST_EVALUATIONS)],
     )
 
 
