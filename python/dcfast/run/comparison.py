@@ -29,7 +29,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.rundir.summary import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
-from dcfast.stages.train import How, train_with
+from dcfast.stages.train import How, train_with, trains_here
 from dcfast.storage.records import replaced
 
 _OF_DEDUP = tuple(name for name in option_names(Settings) if name.startswith("dedup_"))
@@ -149,7 +149,7 @@ class Comparison:
         self._entered = ExitStack()
 
     def _fits_beside(self) -> bool:
-        if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
+        if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2 or not trains_here():
             return False
         if self._base.settings.device == "auto":
             import torch

@@ -40,6 +40,13 @@ class RunOptions:
     save_every_minutes: float = option(
         10.0, "of training, between checkpoints beside the recipe's five; signals save one too", metavar="M", least=0
     )
+    rank_timeout: float = option(
+        60.0,
+        "until a run on several ranks ends without a sign of life from one of them; 0 = never",
+        metavar="SECONDS",
+        least=0,
+        most=1e9,
+    )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     run_code: bool = option(False, RUN_CODE)
     dry_run: bool = option(
