@@ -198,7 +198,7 @@ class AcquireOptions:
     workers: int = option(
         2 * (os.cpu_count() or 1), "shards at work at once, a process each", least=1, usual="twice the number of cores"
     )
-    engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
+    engine: str = option("local", "processes of this machine, or a cluster (docs/cluster.md)", choices=ENGINES)
     ray_address: str | None = option(
         None, "of a running Ray cluster", metavar="ADDRESS", usual="$RAY_ADDRESS, else a local one"
     )

@@ -33,7 +33,7 @@ class RunOptions:
     first: str | None = option(None, "first stage to run", flags=("--from",), metavar="STAGE", choices=tuple(STAGES))
     last: str | None = option(None, "last stage to run", flags=("--to",), metavar="STAGE", choices=tuple(STAGES))
     workers: int = option(os.cpu_count() or 1, "pieces at work at once", least=1, usual="the number of cores")
-    engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
+    engine: str = option("local", "processes of this machine, or a cluster (docs/cluster.md)", choices=ENGINES)
     ray_address: str | None = option(
         None, "of a running Ray cluster", metavar="ADDRESS", usual="$RAY_ADDRESS, else a local one"
     )
