@@ -1,4 +1,4 @@
-"""A run by a real Slurm, of two nodes that are two names of this machine: submitted, warned, requeued, and by arrays."""
+"""A run by a real Slurm, whose two nodes are two names of this machine: submitted, warned, requeued, and by arrays."""
 
 from __future__ import annotations
 
