@@ -24,6 +24,7 @@ from dcfast.run.options import RunOptions, options_of, run_directory
 from dcfast.run.options import parser as run_parser
 from dcfast.run.slurm_script import SlurmOptions, check_words, slurm_script, submit, write_script
 from dcfast.rundir.settings import Settings
+from dcfast.scales import scale
 from dcfast.storage.paths import absolute, make_directory
 from dcfast.train.place import check_world_size
 
@@ -71,10 +72,23 @@ def _slurm(arguments: argparse.Namespace, words: list[str]) -> list[str]:
     make_directory(os.path.dirname(out), "--out")
     write_script(path, text)
     lines = [f"script: {path}", f"log: {log.replace('%%', '%').replace('%j', 'JOB')}"]
+    lines += _cost(settings, options.nodes * options.gpus_per_node)
     if options.submit:
         number = submit(path)
         return [*lines, f"job {number}: squeue --job {number}, dcfast status {out}"]
     return [*lines, f"submit it: sbatch {shlex.quote(str(path))}"]
+
+
+def _cost(settings: Settings, gpus: int) -> list[str]:
+    """How long the training takes on some GPUs, by the paper's hours of its scale."""
+    recipe, standard = settings.recipe(), scale(settings.scale)
+    if not gpus or not settings.train or standard.gpu_hours is None or recipe.model != standard.model:
+        return []
+    hours = standard.gpu_hours * recipe.samples_seen / standard.samples_seen
+    return [
+        f"training: about {hours:,.0f} A100 GPU-hours by DataComp's paper, {hours / gpus:,.1f} h on {gpus} GPUs, if "
+        "they are as fast and their number costs nothing (assumed); --dry-run on such a node tries it"
+    ]
 
 
 def _ray(arguments: argparse.Namespace, words: list[str]) -> list[str]:
