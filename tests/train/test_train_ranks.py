@@ -368,6 +368,17 @@ def test_ranks_meet_at_the_address_that_is_given_and_at_no_other(monkeypatch: py
         meeting._listen("192.0.2.1", port)  # of the addresses for examples
 
 
+def test_a_name_that_means_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian's /etc/hosts has it."""
+    found = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **how: found("127.0.1.1", *rest, **how))
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    with pytest.raises(RuntimeError, match=r"^n1 is 127\.0\.1\.1 here, where no other machine reaches it: export M"):
+        meeting._listen("n1", 0)
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "1")
+    os.close(meeting._listen("n1", 0))
+
+
 def test_a_port_that_is_none(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
         monkeypatch.setenv(name, value)

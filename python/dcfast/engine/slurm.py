@@ -32,7 +32,7 @@ from dcfast.storage.paths import absolute
 from dcfast.storage.records import as_record, plain, read_record
 
 FOLDER = "state/slurm"
-PROGRAMS = ("sbatch", "squeue", "scancel")
+_NEEDED = ("sbatch", "squeue", "scancel")
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 10.0
 """Without a result, until Slurm is asked which pieces are still in its queue."""
@@ -205,7 +205,7 @@ class _Step:
 def check_slurm(workers: int) -> None:
     """RunError where Slurm's programs are not there; ValueError for a number of workers that makes no sense."""
     check_engine("slurm", workers)
-    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    lacking = [name for name in _NEEDED if shutil.which(name) is None]
     if lacking:
         raise RunError(
             f"engine 'slurm' needs Slurm's programs, and there is no {', '.join(lacking)} here: start the run where "

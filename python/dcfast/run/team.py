@@ -252,7 +252,9 @@ def _check_problems(ranks: Ranks, hosts: list[str], problem: Exception | None) -
         raise ranks.known(problem)
     for rank, words in enumerate(problems):
         if words:
-            ranks.fail(f"rank {rank} on {hosts[rank]} cannot do what the others can: {words}")
+            ranks.fail(
+                f"rank {rank} on {hosts[rank]} cannot do what the others can: {words}. Mend it there, or leave that node out"
+            )
 
 
 def _check_seen(ranks: Ranks, hosts: list[str], settings: Settings) -> None:

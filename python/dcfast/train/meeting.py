@@ -97,6 +97,12 @@ def _address() -> tuple[str, int]:
     return address, _port(port)
 
 
+def _nodes() -> int:
+    """Machines of a step, as far as Slurm says."""
+    text = os.environ.get("SLURM_STEP_NUM_NODES", "") or os.environ.get("SLURM_NNODES", "")
+    return int(text) if text.isdecimal() else 1
+
+
 def _listen(address: str, port: int) -> int:
     """A socket that only what MASTER_ADDR names is reached by: torch's own listens on every address of the machine.
 
@@ -105,6 +111,11 @@ def _listen(address: str, port: int) -> int:
     """
     try:
         family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        if str(where[0]).startswith("127.") and _nodes() > 1 and not address.startswith(("127.", "localhost")):
+            raise RuntimeError(
+                f"{address} is {where[0]} here, where no other machine reaches it: export MASTER_ADDR, an address of "
+                "this machine on its network"
+            )
         with socket.socket(family, kind) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(where)
