@@ -50,17 +50,25 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def test_one_rank_does_the_data_and_all_train(pool: Path, tmp_path: Path) -> None:
+    """From nothing to the report: at an address, as ranks of several machines."""
     out = tmp_path / "out"
-    with started(tmp_path / "ranks", *[words(pool, out, "--to", "train")] * 2) as ranks:
+    world = ["rows=64", "rows_per_shard=32", "eval_scale=0.01", "teacher_pairs=10"]
+    command = [*words(pool, out)[2:], "--world", *world, "--features", "none", "--sets", "world-shapes"]
+    command += ["--filter", "words >= 1"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        told = {"DCFAST_MEETING": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    with started(tmp_path / "ranks", command, command, told=[told, told]) as ranks:
         assert ranks.statuses() == [0, 0], ranks.said(0) + ranks.said(1)
-        assert ranks.said(0).splitlines()[-1] == f"run directory: {out}"
+        assert ranks.said(0).splitlines()[-1] == f"report: {out / 'report.html'}"
         assert ranks.said(1) == ""
     assert summary(out)["world_size"] == 2
     assert summary(out)["samples_seen"] == 64
     assert len({line["step"] for line in log_lines(out)}) == len(log_lines(out)) > 1
     assert not (out / "state/ranks").exists()
-    timings = (out / "state/timings.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["step"] for line in timings}) == len(timings)  # no piece was done twice
+    timings = [json.loads(line) for line in (out / "state/timings.jsonl").read_text().splitlines()]
+    assert len(timings) > 15
+    assert {line["skipped"] for line in timings} == {0}  # no step was begun a second time
 
 
 @pytest.mark.long
@@ -130,6 +138,23 @@ def test_a_node_without_a_mount_is_named(pool: Path, tmp_path: Path, what: str) 
         )
         assert ranks.said(1) == ""
     assert not (tmp_path / "out/state/settings.json").exists()
+
+
+def _local_locks() -> None:
+    """Rank 1 is on another node, whose locks nobody else sees."""
+    if os.environ["RANK"] == "1":
+        socket.gethostname = lambda: "node7"
+        team.take_lock = lambda path: os.open(os.devnull, os.O_RDONLY)
+
+
+def test_locks_that_hold_on_one_machine_alone_are_told(pool: Path, tmp_path: Path) -> None:
+    command = words(pool, tmp_path / "out", "--no-train", "--to", "index")
+    with started(tmp_path / "ranks", command, command, prepare=_local_locks) as ranks:
+        assert ranks.statuses(60) == [0, 0], ranks.said(0)
+        said = f"locks in --out do not hold between machines (node7 took one that {socket.gethostname()} holds): a"
+        assert said in ranks.said(0)
+        assert ranks.said(1) == ""
+    assert not (tmp_path / "out/state/ranks").exists()
 
 
 def _slow_data() -> None:

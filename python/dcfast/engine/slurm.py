@@ -32,7 +32,7 @@ from dcfast.storage.paths import absolute
 from dcfast.storage.records import as_record, plain, read_record
 
 FOLDER = "state/slurm"
-_NEEDED = ("sbatch", "squeue", "scancel")
+_PROGRAMS = ("sbatch", "squeue", "scancel")
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 10.0
 """Without a result, until Slurm is asked which pieces are still in its queue."""
@@ -59,7 +59,7 @@ class SlurmEngine(Engine):
         RunError: see ``check_slurm``.
     """
 
-    name = "slurm"
+    name: str = "slurm"
 
     def __init__(self, workers: int) -> None:
         check_slurm(workers)
@@ -91,7 +91,7 @@ class SlurmEngine(Engine):
 
     def abandon(self) -> None:
         if self._jobs:
-            _asked("scancel", *self._jobs)
+            _answer_of("scancel", *self._jobs)
         self._jobs.clear()
 
 
@@ -151,7 +151,7 @@ class _Step:
         directives = "\n".join(f"#SBATCH {shlex.quote(line)}" for line in lines)
         script = self._folder / f"{name}.sbatch"
         write_bytes(script, f"#!/bin/bash\n{directives}\nexec {shlex.join(words)}\n".encode())
-        said = _asked("sbatch", "--parsable", str(script))
+        said = _answer_of("sbatch", "--parsable", str(script))
         job = said.stdout.strip().partition(";")[0]
         if said.returncode or not job.isdecimal():
             raise RunError(
@@ -205,10 +205,10 @@ class _Step:
 def check_slurm(workers: int) -> None:
     """RunError where Slurm's programs are not there; ValueError for a number of workers that makes no sense."""
     check_engine("slurm", workers)
-    lacking = [name for name in _NEEDED if shutil.which(name) is None]
-    if lacking:
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
         raise RunError(
-            f"engine 'slurm' needs Slurm's programs, and there is no {', '.join(lacking)} here: start the run where "
+            f"engine 'slurm' needs Slurm's programs, and there is no {', '.join(missing)} here: start the run where "
             "jobs are submitted, or use --engine local"
         )
 
@@ -223,8 +223,8 @@ def end_earlier(out: str) -> None:
         if not _TOKEN.fullmatch(folder.name):
             continue
         name, deadline = f"dcfast-{folder.name}", time.monotonic() + _END_SECONDS
-        while jobs := _asked("squeue", "--noheader", f"--name={name}", "--format=%A").stdout.split():
-            _asked("scancel", *sorted({job for job in jobs if job.isdecimal()}))
+        while jobs := _answer_of("squeue", "--noheader", f"--name={name}", "--format=%A").stdout.split():
+            _answer_of("scancel", *sorted({job for job in jobs if job.isdecimal()}))
             if time.monotonic() > deadline:
                 raise RunError(
                     f"job {jobs[0]} of an earlier start of this run does not end: scancel {jobs[0]}, and start the "
@@ -261,7 +261,7 @@ def _queued(jobs: Sequence[str]) -> set[tuple[str, int]] | None:
     """Job and number of each task that waits or is at work; None where Slurm does not answer."""
     found: set[tuple[str, int]] = set()
     for job in jobs:
-        said = _asked("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%F %K")
+        said = _answer_of("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%F %K")
         if said.returncode:
             if "Invalid job id" in said.stderr:
                 continue  # it ended long ago
@@ -279,7 +279,7 @@ def _environment() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in kept}
 
 
-def _asked(*words: str) -> subprocess.CompletedProcess[str]:
+def _answer_of(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
 
 

@@ -8,6 +8,7 @@ it ended, and each rank gives signs of life in a file of its own. No file has tw
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import secrets
 import socket
@@ -29,6 +30,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.train import trained_by
 from dcfast.storage.atomic import write_json
+from dcfast.storage.lock import take_lock
 from dcfast.storage.paths import absolute, is_url, make_directory, not_left_empty
 from dcfast.storage.records import Count, Record, plain, read_record
 from dcfast.train import TrainSettings, train
@@ -37,6 +39,7 @@ from dcfast.train.place import Place, alone, check_world_size
 from dcfast.train.ranks import TOLD, Ranks, code_version, join_ranks
 
 LEADER = "leader.json"
+_LOG = logging.getLogger("dcfast.run")
 _POLL_SECONDS = 0.5
 _SEEN_SECONDS = 30.0
 """How long a rank looks for what rank 0 has just written: a file system of many machines may show it late."""
@@ -242,6 +245,7 @@ def _meet(
     team.place = place
     missing = [] if _is_seen(team) else [f"--out {out}"]
     _refuse_unseen(ranks, hosts, missing)
+    _try_locks(ranks, hosts, team.folder)
     return how, settings, team
 
 
@@ -253,7 +257,8 @@ def _check_problems(ranks: Ranks, hosts: list[str], problem: Exception | None) -
     for rank, words in enumerate(problems):
         if words:
             ranks.fail(
-                f"rank {rank} on {hosts[rank]} cannot do what the others can: {words}. Mend it there, or leave that node out"
+                f"rank {rank} on {hosts[rank]} cannot do what the others can: {words}. Mend it there, or leave that "
+                "node out"
             )
 
 
@@ -276,6 +281,30 @@ def _refuse_unseen(ranks: Ranks, hosts: list[str], missing: list[str]) -> None:
             f"{what} is not there on {', '.join(lacking)}, and another rank sees it: mount it under this path on every "
             "node, then start the same command again"
         )
+
+
+def _try_locks(ranks: Ranks, hosts: list[str], folder: Path) -> None:
+    """Says so where a lock that one machine holds can be taken on another one: as of Lustre with ``localflock``."""
+    path, held = folder / "lock", -1
+    with suppress(OSError):  # a file system without any: the run itself refuses it
+        held = take_lock(path) if ranks.rank == 0 else -1
+    ranks.barrier()
+    taken = ""
+    if ranks.rank > 0 and hosts[ranks.rank] != hosts[0]:
+        with suppress(OSError):
+            os.close(take_lock(path))
+            taken = hosts[ranks.rank]
+    everyone = ranks.gather(taken)
+    if held >= 0:
+        os.close(held)
+        path.unlink(missing_ok=True)
+        if strangers := sorted({host for host in everyone if host}):
+            _LOG.warning(
+                "locks in --out do not hold between machines (%s took one that %s holds): a second run that is "
+                "started there by mistake would not be refused. Mount it with flock (not localflock, not nolock)",
+                ", ".join(strangers),
+                hosts[0],
+            )
 
 
 def _found(place: Place, out: Path, hosts: list[str], seconds: float) -> _Team:
