@@ -84,8 +84,8 @@ def _watch(alive: Path) -> None:
     held, since = b"", time.monotonic()
     while time.monotonic() - since < GONE_SECONDS:
         time.sleep(GONE_SECONDS / 12)
-        with suppress(OSError):
-            now = alive.read_bytes()
+        with suppress(OSError, CorruptDataError):
+            now = read_input(alive, 64)
             if now != held:
                 held, since = now, time.monotonic()
     os.write(2, b"the run that started this job gives no sign of life: ended\n")

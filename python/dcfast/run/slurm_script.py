@@ -7,18 +7,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcfast.errors import RunError, printable
+from dcfast.errors import CorruptDataError, RunError, printable
 from dcfast.process.exit_codes import WARNED
 from dcfast.process.options import option
 from dcfast.storage.atomic import write_bytes
+from dcfast.storage.inputs import read_input
 from dcfast.storage.paths import path_argument
 
 HEAD = "# Written by `dcfast launch slurm`"
 _DAYS = re.compile(r"(\d+)-(\d{1,2})(?::(\d{1,2})(?::(\d{1,2}))?)?")
 _CLOCK = re.compile(r"(\d+)(?::(\d{1,2})(?::(\d{1,2}))?)?")
+_MOST_BYTES = 1 << 20
 _EARLY_SECONDS = 60
 """Slurm may warn a job as much earlier."""
 
@@ -141,10 +144,13 @@ exit "$status"
 
 def write_script(path: Path, text: str) -> None:
     """Writes it; RunError where a file is there that is no script of this command."""
-    if path.exists() and not path.read_bytes()[:4096].split(b"\n", 2)[1:2] == [text.encode().split(b"\n", 2)[1]]:
+    if path.exists():
+        with suppress(CorruptDataError):  # too large to be one
+            if HEAD.encode() in read_input(path, _MOST_BYTES):
+                write_bytes(path, text.encode())
+                return
         raise RunError(f"{path} is there, and no script of this command: remove it, or name another (--script)")
     write_bytes(path, text.encode())
-    path.chmod(0o755)
 
 
 def submit(path: Path) -> str:
