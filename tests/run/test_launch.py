@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dcfast.errors import RunError
 from dcfast.process.exit_codes import PEER_LOST
-from dcfast.run.agent import _failed
+from dcfast.run.agent import TorchrunOptions, _failed, run_agent, torchrun_words
 from dcfast.run.launch_command import main
 from dcfast.run.slurm_script import seconds_of
 from fake_slurm import installed, scripts
@@ -183,6 +185,39 @@ def test_a_job_of_ray(say: Say, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_limits_of_time(limit: str, seconds: int | None) -> None:
     assert seconds_of(limit) == seconds
+
+
+def test_what_the_agent_says_of_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
+
+    ends: list[Exception] = []
+    given: list[Any] = []
+
+    def end(arguments: Any) -> None:
+        given.append(arguments)
+        raise ends[-1]
+
+    monkeypatch.setattr(run, "run", end)
+    for name in ("TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    words = torchrun_words(TorchrunOptions(nodes=2, processes=3, endpoint="n1:29400"), "cpu", ["--seed", "7"])
+    ends.append(SignalException("", signal.SIGUSR1))
+    assert run_agent(words) == 138
+    assert (given[0].nnodes, given[0].nproc_per_node, given[0].rdzv_endpoint) == ("2", "3", "n1:29400")
+    assert (given[0].training_script, given[0].training_script_args) == ("dcfast.run", ["--seed", "7"])
+    assert os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"].endswith("SIGUSR1")
+    for error in (RendezvousTimeoutError("late"), RuntimeError("the store is gone"), ConnectionResetError("reset")):
+        ends.append(error)
+        with pytest.raises(
+            RunError, match=r"the machines of torchrun do not find each other, or one is gone \(.*\)\. Is"
+        ):
+            run_agent(words)
+    ends.append(ChildFailedError("dcfast.run", {4: ProcessFailure(1, 99, 3, "/none")}))
+    assert run_agent(words) == 3
 
 
 def test_how_the_ranks_of_an_agent_ended() -> None:

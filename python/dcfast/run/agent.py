@@ -77,6 +77,7 @@ def run_agent(words: Sequence[str]) -> int:
     try:
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous.api import RendezvousError
         from torch.distributed.run import get_args_parser, run
     except ImportError as error:
         raise MissingDependencyError(f"torchrun is torch's, which cannot be imported ({error})") from error
@@ -90,7 +91,7 @@ def run_agent(words: Sequence[str]) -> int:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
         return _failed({rank: int(failure.exitcode) for rank, failure in sorted(error.failures.items())})
-    except (RuntimeError, OSError) as error:  # of the store by which agents talk
+    except (RendezvousError, RuntimeError, OSError) as error:  # of the store by which agents talk
         raise RunError(
             f"the machines of torchrun do not find each other, or one is gone ({first_line(error)}). Is --endpoint an "
             "address of the first of them, and its port free and open? The same command goes on"
