@@ -261,13 +261,13 @@ def _queued(jobs: Sequence[str]) -> set[tuple[str, int]] | None:
     """Job and number of each task that waits or is at work; None where Slurm does not answer."""
     found: set[tuple[str, int]] = set()
     for job in jobs:
-        said = _answer_of("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%F %K")
+        said = _answer_of("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%F:%K")
         if said.returncode:
             if "Invalid job id" in said.stderr:
                 continue  # it ended long ago
             return None
-        for line in said.stdout.splitlines():
-            its, _, task = line.strip().partition(" ")
+        for word in said.stdout.split():
+            its, _, task = word.partition(":")
             if task.isdecimal():
                 found.add((its, int(task)))
     return found
