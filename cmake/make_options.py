@@ -69,6 +69,7 @@ def text() -> str:
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
     from dcfast.run.dedup_command import parser as dedup
+    from dcfast.run.launch_command import parsers as launch
     from dcfast.run.options import parser as run
     from dcfast.status.command import parser as status
     from dcfast.study.command import parser as study
@@ -81,6 +82,7 @@ def text() -> str:
         **{parser.prog: parser for parser in evalsets()},
         "dcfast decontaminate --against": decontaminate(),
         "dcfast dedup POOL": dedup(),
+        **{f"{parser.prog} ... -- ...": parser for parser in launch()},
         "python -m dcfast.study": study(),
         "python -m dcfast.train": train(),
         "python -m dcfast.evaluate": evaluate(),

@@ -14,7 +14,7 @@ from dcfast import cli
 from dcfast.evaluate import __main__ as evaluate
 from dcfast.evaluate.sets_command import ACTIONS
 from dcfast.process.parser import ArgumentParser
-from dcfast.run import workflow
+from dcfast.run import launch_command, workflow
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.train import __main__ as train
 
@@ -96,13 +96,14 @@ PROGRAM_WORDS = {
 def forms() -> list[tuple[list[str], ArgumentParser]]:
     """The words of every command, in each form that it has, with its parser."""
     made = []
+    actions = {"evalsets": ACTIONS, "launch": launch_command.ACTIONS}
     for name, parsers in cli.parsers().items():
         words = [[], PROGRAM_WORDS.get(name, [])]
         for its, parser in zip(
-            [[action] for action in ACTIONS] if name == "evalsets" else words, parsers, strict=False
+            [[action] for action in actions[name]] if name in actions else words, parsers, strict=False
         ):
             places = ["x" for action in parser.shown_actions() if not action.option_strings]
-            made.append(([name, *its, *(places if name == "evalsets" or not its else [])], parser))
+            made.append(([name, *its, *(places if name in actions or not its else [])], parser))
     return made
 
 
@@ -130,7 +131,8 @@ def test_every_command_takes_the_options_of_its_help(
 ) -> None:
     all_forms = forms()
     assert {words[0] for words, _ in all_forms} == {*cli.PROGRAMS, *STAGES}
-    assert len(all_forms) == len(cli.PROGRAMS) + len(STAGES) + len(PROGRAM_WORDS) + len(ACTIONS) - 1
+    actions = len(ACTIONS) + len(launch_command.ACTIONS) - len(cli.WITH_ACTIONS)
+    assert len(all_forms) == len(cli.PROGRAMS) + len(STAGES) + len(PROGRAM_WORDS) + actions
     for words, parser in all_forms:
         for option in options_of(parser):
             assert refusal([*words, f"{option}=1"], monkeypatch, capsys) == "", (words, option)

@@ -28,6 +28,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
+  dcfast launch ...     a run on many machines: slurm, torchrun or ray, then options, then -- and what dcfast run takes
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
   dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
@@ -48,6 +49,7 @@ PROGRAMS = {
     "import": "dcfast.importing.command",
     "evalsets": "dcfast.evaluate.sets_command",
     "resharder": "dcfast.resharding.cli",
+    "launch": "dcfast.run.launch_command",
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",
     "status": "dcfast.status.command",
@@ -59,6 +61,8 @@ PROGRAMS = {
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""
+WITH_ACTIONS = ("evalsets", "launch")
+"""Whose first word says which command line the rest is."""
 
 
 def _main_of(module: str) -> Callable[..., int]:
@@ -105,7 +109,7 @@ def parsers() -> dict[str, list[ArgumentParser]]:
 
     programs = {name: importlib.import_module(module) for name, module in PROGRAMS.items()}
     found = {
-        name: program.parsers() if name == "evalsets" else [program.parser()] for name, program in programs.items()
+        name: program.parsers() if name in WITH_ACTIONS else [program.parser()] for name, program in programs.items()
     }
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():

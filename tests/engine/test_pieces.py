@@ -299,8 +299,8 @@ def echo(error: CorruptDataError) -> CorruptDataError:
 
 
 def test_unknown_engine_and_bad_workers_are_named() -> None:
-    with pytest.raises(ValueError, match="engine must be one of local, ray; got 'slurm'"):
-        open_engine("slurm", 1)
+    with pytest.raises(ValueError, match="engine must be one of local, ray, slurm; got 'dask'"):
+        open_engine("dask", 1)
     with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
         LocalEngine(0)
 

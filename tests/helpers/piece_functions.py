@@ -75,6 +75,15 @@ def die(out: Path) -> Nothing:
 
 
 @piece()
+def die_once(out: Path, value: int, output: str) -> Value:
+    mark = out / f"died-{value}"
+    if value % 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(out, value, output)
+
+
+@piece()
 def slow(out: Path, seconds: float, value: int, output: str) -> Value:
     time.sleep(seconds)
     return square(out, value, output)

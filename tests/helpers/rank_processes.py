@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,33 +21,35 @@ from dcfast.train import TrainSettings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["open_clip_train.train", "open_clip_train.scheduler", "dcfast.loss.functional", "dcfast.train.__main__"]
-)
+    ["open_clip_train.train", "open_clip_train.scheduler", "dcfast.loss.functional", "dcfast.train.__main__",
+     "dcfast.run.workflow"]
+)  # fmt: skip
 
 
-def _run(settings: str, environment: dict[str, str], output: str, prepare: Callable[[], None] | None) -> None:
+def _run(
+    program: str, words: list[str], environment: dict[str, str], output: str, prepare: Callable[[], None] | None
+) -> None:
     os.environ.update(environment)
     os.setpgid(0, 0)
     with open(output, "wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    from dcfast.train.__main__ import main
-
+    main = importlib.import_module(program).main
     if prepare is not None:
         prepare()
-    status = main(["--settings", settings])
+    status = main(words)
     sys.stdout.flush()
     sys.exit(status)
 
 
 class Ranks:
-    """Started ranks of one training: their processes, exit statuses and what they said."""
+    """Started ranks of one training, or of a run (its words): their processes, exit statuses and what they said."""
 
     def __init__(
         self,
         folder: Path,
-        ranks: list[TrainSettings],
+        ranks: Sequence[TrainSettings | list[str]],
         prepare: Callable[[], None] | None,
         told: Sequence[dict[str, str]] = (),
     ) -> None:
@@ -55,12 +58,16 @@ class Ranks:
         self.outputs = [folder / f"output-{rank}" for rank in range(len(ranks))]
         self.processes: list[BaseProcess] = []
         for rank, settings in enumerate(ranks):
-            path = folder / f"settings-{rank}.json"
-            path.write_text(json.dumps(asdict(settings)))
+            program, words = "dcfast.run.workflow", settings
+            if isinstance(settings, TrainSettings):
+                path = folder / f"settings-{rank}.json"
+                path.write_text(json.dumps(asdict(settings)))
+                program, words = "dcfast.train.__main__", ["--settings", str(path)]
             environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(ranks))}
             environment |= {"DCFAST_MEETING": meeting, "GLOO_SOCKET_IFNAME": "lo"}
             environment |= told[rank] if told else {}
-            process = _CONTEXT.Process(target=_run, args=(str(path), environment, str(self.outputs[rank]), prepare))
+            arguments = (program, words, environment, str(self.outputs[rank]), prepare)
+            process = _CONTEXT.Process(target=_run, args=arguments)
             process.start()
             self.processes.append(process)
 
@@ -91,11 +98,13 @@ class Ranks:
 @contextmanager
 def started(
     folder: Path,
-    *ranks: TrainSettings,
+    *ranks: TrainSettings | list[str],
     prepare: Callable[[], None] | None = None,
     told: Sequence[dict[str, str]] = (),
 ) -> Iterator[Ranks]:
-    """A training on as many ranks as settings are given; killed at the end of the block, where it is still at work.
+    """A training on as many ranks as settings are given, or a run by as many command lines.
+
+    It is killed at the end of the block, where it is still at work.
 
     Args:
         prepare: called in each process before training; must be a function of a module.

@@ -27,7 +27,7 @@ from dcfast.index import refresh
 from dcfast.process import exit_codes
 from dcfast.process.command import report
 from dcfast.resharding import cli as resharder
-from dcfast.run import workflow
+from dcfast.run import launch_command, workflow
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from dcfast.study import cell
@@ -106,6 +106,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         "fetch_assets",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
+    "dcfast launch": (
+        cli.main,
+        lambda at: ["launch", "slurm", "--nodes", "1", "--", "--out", f"{at}/o", "--device", "cpu"],
+        launch_command,
+        "write_script",
+    ),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),
     "dcfast doctor": (cli.main, lambda at: ["doctor"], doctor, "collect"),
     **{

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from dcfast.errors import RunError
-from dcfast.run import dry_run, model_probes
+from dcfast.run import dry_run, model_probes, training_plan
 from dcfast.run.dry_run import describe, plan
 from dcfast.run.model_probes import model_size
 from dcfast.run.probes import Rates, measure
-from dcfast.run.training_plan import ROOM, StepsLeft, checkpoint_bytes, steps_left
+from dcfast.run.training_plan import ROOM, StepsLeft, checkpoint_bytes, cost_lines, steps_left
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
@@ -102,10 +102,32 @@ def test_without_a_gpu_the_data_half_is_planned(
     assert "scale small wants a GPU for stage train" in said.err
     for stage in ("index", "signatures", "decontaminate", "filter", "reshard", "verify", "report"):
         assert re.search(rf"^{stage} +to do +\d.* \d+ s$", said.out, re.MULTILINE), said.out
-    assert re.search(r"^train +to do +0 B +14\.\d GB +\?$", said.out, re.MULTILINE), said.out
+    # each of 12,800,000 samples is read, of a pool whose pairs have some hundred bytes
+    assert re.search(r"^train +to do +\d+\.\d GB +14\.\d GB +\?$", said.out, re.MULTILINE), said.out
+    assert re.search(r"^read in all: about \d+\.\d GB, over the network where the pool is not on .* it sees it$",
+                     said.out, re.MULTILINE), said.out  # fmt: skip
+    assert "GPU-hours by the steps" not in said.out
     assert re.search(r"^in all about \d+ s without train; 1 training, about 4 A100", said.out, re.MULTILINE), said.out
     here = "are here (less than 0.01%); the figures are for these; "
     assert f"{here}the whole scale: about 450.0 GB of shards, about 4 A100 GPU-hours" in said.out
+
+
+def test_what_training_takes_of_network_and_gpus(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Run(tmp_path / "o", Settings(pool=str(pool), compare="none", samples_seen=7200, device="auto"))
+    stages = [("index", 5_000_000, 1.0), ("train", 30_000_000, 10.0), ("compare/train", 30_000_000, 5.0)]
+    words = (dry_run._amount, dry_run._time)
+    monkeypatch.setattr(training_plan, "has_gpu", lambda: True)
+    assert cost_lines(chosen, stages, {"dcfast-tiny": 0.5}, *words) == [
+        "read in all: about 65 MB, over the network where the pool is not on this machine's disks; of these 60 MB by "
+        "training, which reads each sample as often as it sees it: 4 MB a second",
+        "a training of 7,200 samples: 1.0 GPU-hours by the steps that were tried here; 8 min on eight such GPUs, if "
+        "their number costs nothing and data come in time (assumed)",
+    ]
+    monkeypatch.setattr(training_plan, "has_gpu", lambda: False)
+    untimed = [(name, read, None) for name, read, _ in stages]
+    [line] = cost_lines(chosen, untimed, {}, *words)
+    assert line.endswith("by training, which reads each sample as often as it sees it")
+    assert cost_lines(chosen, stages[:1], {}, *words) == []
 
 
 def test_a_training_that_was_begun_has_the_steps_left(

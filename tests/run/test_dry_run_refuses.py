@@ -117,12 +117,6 @@ def _unwritable(case: Case) -> list[str]:
     return []
 
 
-def _torchrun(case: Case) -> list[str]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        case.patch.setenv(name, "2" if name.endswith("SIZE") else "0")
-    return []
-
-
 def _then(prepare: Callable[[Case], object], *words: str) -> Callable[[Case], list[str]]:
     return lambda case: [prepare(case), list(words)][1]  # type: ignore[return-value]
 
@@ -178,7 +172,6 @@ CASES: dict[str, tuple[int, str, Callable[[Case], list[str]]]] = {
         ),
     ),
     "a cluster that is not there": (1, "no Ray cluster answers at 127.0.0.1:1 ", lambda c: _cluster(c, "127.0.0.1:1")),
-    "one of many processes": (1, "torchrun started 2 ranks", _torchrun),
     "out is a file": (1, "it is a file", _then(lambda c: c.out.write_text(""))),
     "out below a file": (
         1,

@@ -182,7 +182,7 @@ def test_damaged_evaluation_set_is_said(tmp_path: Path) -> None:
         (["--from", "trian"], "--from must be one of world, .*; got 'trian'"),
         (["--from", "train", "--to", "index"], "--from train comes after --to index"),
         (["--world", "rows=0"], "rows must be at least 1; got 0"),
-        (["--engine", "lokal"], "engine must be one of local, ray; got 'lokal'"),
+        (["--engine", "lokal"], "engine must be one of local, ray, slurm; got 'lokal'"),
         (["--workers", "9" * 20], "workers must be at most 4096 processes of this machine; got 9999"),
         (["--world", "rows=3.5"], "rows must be a whole number; got 3.5"),
         (["--world", "rows=true"], "rows must be a whole number; got True"),

@@ -18,7 +18,8 @@ from dcfast.run import run
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.records import read_record
 from dcfast.train import TrainSource, launch, meeting, train
-from dcfast.train.place import Place, place_of
+from dcfast.train.address import first_node, meeting_address
+from dcfast.train.place import Place, alone, place_of
 from dcfast.train.ranks import Ranks, code_version, lost_peer
 from dcfast.train.settings import differences
 from rank_processes import started, wait_for_step
@@ -42,7 +43,11 @@ SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
         ({}, Place()),
         (TORCHRUN, Place(1, 2, 1, "torchrun")),
         (SLURM, Place(4, 6, 0, "Slurm")),
-        ({**SLURM, **TORCHRUN}, Place(1, 2, 1, "torchrun")),  # torchrun within a task of Slurm
+        # torchrun within a task of Slurm
+        ({**SLURM, **TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, Place(1, 2, 1, "torchrun")),
+        # ranks that each task of Slurm has started, as many as its node has GPUs
+        ({**SLURM, "RANK": "5", "WORLD_SIZE": "12"}, Place(5, 12, None, "torchrun")),
+        ({**SLURM, "RANK": "4", "WORLD_SIZE": "6"}, Place(4, 6, None, "torchrun")),
         # a batch script of a job with six tasks is one process, a step of it may have fewer tasks
         ({**SLURM, "SLURM_JOB_ID": "7"}, Place()),
         ({**SLURM, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, Place(4, 6, 0, "Slurm")),
@@ -101,11 +106,46 @@ def test_the_place_of_a_process(environment: dict[str, str], place: Place) -> No
         ({"PMI_RANK": "1"}, "^PMI_RANK=1 says .*, but PMI_SIZE is not set"),
         ({"PMIX_RANK": "1"}, "^PMIX_RANK=1 says .*, but how many there are is not set"),
         ({"RANK": "one"}, "RANK must be a whole number; got 'one'"),
+        # two that start ranks, and do not agree
+        ({**TORCHRUN, **SLURM, "SLURM_PROCID": "0", "SLURM_NTASKS": "2"},
+         "^RANK=1 and Slurm's SLURM_PROCID=0 disagree about which rank this is: unset RANK"),
+        ({**TORCHRUN, **SLURM, "SLURM_NTASKS": "3", "SLURM_PROCID": "1"},
+         "^WORLD_SIZE=2 and Slurm's SLURM_NTASKS=3 disagree"),
+        ({**TORCHRUN, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+         "^RANK=1 and Open MPI's OMPI_COMM_WORLD_RANK=0 disagree"),
     ],
 )  # fmt: skip
 def test_variables_that_make_no_sense(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         place_of(environment)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("n1", "n1"),
+        ("n[1-2]", "n1"),
+        ("gpu-[07-10,12],login", "gpu-07"),
+        ("rack[02-03]n[1,4],x", "rack02n1"),
+        ("a,b[1-2]", "a"),
+        ("tux[0009-0011].cluster.org", "tux0009.cluster.org"),
+        ("", ""),
+    ],
+)
+def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+def test_where_slurms_ranks_meet() -> None:
+    job = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NODELIST": "n[3-4]", "SLURM_STEP_ID": "2"}
+    names = "SLURM_JOB_NODELIST and SLURM_JOB_ID"
+    assert meeting_address(job) == ("n3", str(20_000 + 8640), names)
+    assert meeting_address({**job, "SLURM_STEP_NODELIST": "n4"})[0] == "n4"
+    given = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    assert meeting_address({**job, **given}) == ("10.0.0.1", "29500", "MASTER_ADDR and MASTER_PORT")
+    for name in given:
+        with pytest.raises(ValueError, match=f"^{name}$"):
+            meeting_address({**given, name: ""})
 
 
 def test_slurms_ranks_must_divide_the_batch(
@@ -120,14 +160,15 @@ def test_slurms_ranks_must_divide_the_batch(
         train(small(tmp_path, source))
 
 
-def test_the_workflow_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_works_for_all_counts_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        RunError, match="torchrun started 2 ranks of this command, and it is one process: start it once"
-    ):
-        run(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with alone():
+        assert place_of() == Place()
+        with alone(False):
+            assert place_of().size == 2
+        assert place_of() == Place()
+    assert place_of().rank == 1
 
 
 def test_a_rank_without_a_number_of_ranks_does_nothing(
@@ -325,6 +366,17 @@ def test_ranks_meet_at_the_address_that_is_given_and_at_no_other(monkeypatch: py
     assert listening == [f"0100007F:{port:04X}"]
     with pytest.raises(RuntimeError, match="assign requested address"):
         meeting._listen("192.0.2.1", port)  # of the addresses for examples
+
+
+def test_a_name_that_means_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian's /etc/hosts has it."""
+    found = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **how: found("127.0.1.1", *rest, **how))
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    with pytest.raises(RuntimeError, match=r"^n1 is 127\.0\.1\.1 here, where no other machine reaches it: export M"):
+        meeting._listen("n1", 0)
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "1")
+    os.close(meeting._listen("n1", 0))
 
 
 def test_a_port_that_is_none(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

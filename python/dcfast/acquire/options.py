@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 
 from dcfast import __version__
-from dcfast.engine import ENGINES
 from dcfast.images.costs import MAX_PIXELS
 from dcfast.process.options import option
 from dcfast.storage.paths import path_argument
@@ -222,7 +221,7 @@ class AcquireOptions:
     workers: int = option(
         2 * (os.cpu_count() or 1), "shards at work at once, a process each", least=1, usual="twice the number of cores"
     )
-    engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
+    engine: str = option("local", "processes of this machine, or a cluster of Ray", choices=("local", "ray"))
     ray_address: str | None = option(
         None, "of a running Ray cluster", metavar="ADDRESS", usual="$RAY_ADDRESS, else a local one"
     )

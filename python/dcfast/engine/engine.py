@@ -1,4 +1,4 @@
-"""Engines: where pieces run. ``local`` uses processes of this machine, ``ray`` a cluster.
+"""Engines: where pieces run. ``local`` uses processes of this machine, ``ray`` and ``slurm`` a cluster.
 
 An engine maps a function over tasks and yields ``(index, result)`` as they end. What a piece writes does not
 depend on the engine, the number of workers or the order in which pieces end.
@@ -14,13 +14,14 @@ from typing import Self
 from dcfast.engine.piece import Piece, S, perform
 from dcfast.process.options import one_of
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "slurm")
 MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
 
 
 class Engine(ABC):
     """Runs pieces; closed at the end of its block."""
 
+    name: str = "local"
     workers: int
 
     @abstractmethod

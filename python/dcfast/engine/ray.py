@@ -36,6 +36,8 @@ class RayEngine(Engine):
         What ``check_ray`` raises.
     """
 
+    name = "ray"
+
     def __init__(self, workers: int, address: str | None = None) -> None:
         address = address or os.environ.get("RAY_ADDRESS")
         self.workers = workers

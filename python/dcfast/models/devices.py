@@ -77,7 +77,9 @@ def gpu_share(device: str) -> float:
 def _slots() -> list[tuple[str, Path]]:
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    # tasks of Slurm that each see a GPU of their own all know it as the first
+    numbers = "SLURM_JOB_GPUS" if "SLURM_ARRAY_TASK_ID" in os.environ else "CUDA_VISIBLE_DEVICES"
+    visible = os.environ.get(numbers, "").split(",")
     folder = own_folder()
     slots = []
     for turn in range(PER_GPU):

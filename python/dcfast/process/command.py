@@ -7,16 +7,20 @@ the class and the file that the traceback was written to; with DCFAST_TRACEBACK=
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from dcfast.errors import DcfastError, NothingKeptError, TooFewKeptError, first_line, printable
 from dcfast.process.exit_codes import FAILED, LOST, USAGE
 from dcfast.process.signals import stoppable
 from dcfast.process.terminal import say
 
+_TORCHRUN_FILE = "TORCHELASTIC_ERROR_FILE"
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -74,8 +78,18 @@ def report(error: BaseException) -> int:
     if isinstance(error, TooFewKeptError) and error.outcome:
         say(error.outcome, error=True)
     own = printable(str(error).strip()) or type(error).__name__
-    say(f"error: {own if _is_foreseen(error) else _unforeseen(error)}", error=True)
+    own = own if _is_foreseen(error) else _unforeseen(error)
+    say(f"error: {own}", error=True)
+    _note_for_torchrun(own)
     return status_of(error)
+
+
+def _note_for_torchrun(message: str) -> None:
+    """torchrun asks its ranks for what it shows as the cause of their end; the first of them is the one."""
+    if path := os.environ.get(_TORCHRUN_FILE):
+        extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(path, "x", encoding="utf-8") as file:
+            json.dump({"message": {"message": message, "extraInfo": extra}}, file)
 
 
 def _is_foreseen(error: BaseException) -> bool:

@@ -237,11 +237,16 @@ def spawning() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end_with_parent(number: int) -> None:
+    """From now on this process gets a signal when the one that started it dies."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)
+
+
 def start_worker(parent: int) -> None:
     """First thing in a worker process of this machine: it dies with the run that started it."""
     # A worker must not outlive a run that was killed: it would go on writing beside the next one.
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # the run died before the call above
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself stops the workers

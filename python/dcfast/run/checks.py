@@ -288,10 +288,8 @@ def check_one_process() -> None:
     place = place_of()
     if place.size > 1:
         raise RunError(
-            f"{place.started_by} started {place.size} ranks of this command, and it is one process: start it once, and "
-            "it trains on all GPUs of its machine. For training on several machines make the data by one process "
-            "(--to verify), then start the ranks by: torchrun ... -m dcfast.train --index OUT --shards-dir "
-            "POOL/shards --subset OUT/subset.npy --out OUT"
+            f"{place.started_by} started {place.size} ranks of this program, and each of them calls dcfast for the "
+            "whole work: start it once. What shares its work with ranks is the command: python -m dcfast.run"
         )
 
 

@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
-from dcfast.engine import Engine, LocalEngine, RayEngine, SinglesHere, open_engine
+from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent, StepProgress
 from dcfast.errors import DcfastError, RunError
 from dcfast.process.options import option_names
@@ -29,7 +29,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.rundir.summary import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
-from dcfast.stages.train import How, train_with
+from dcfast.stages.train import How, train_with, trains_here
 from dcfast.storage.records import replaced
 
 _OF_DEDUP = tuple(name for name in option_names(Settings) if name.startswith("dedup_"))
@@ -67,8 +67,7 @@ def recorded(run: Run, engine: Engine, stages: Sequence[str]) -> Iterator[None]:
     """For the time of a block, a run tells others how far it is; how it was started stays there if it is killed."""
     with suppress(OSError):  # of a full disk what is left out is said by what needs it
         note_command(run.out / "state")
-    kind = "ray" if isinstance(engine, RayEngine) else "local"
-    with Recorder(run.out / "state", engine=kind, workers=engine.workers, stages=stages) as run.recorder:
+    with Recorder(run.out / "state", engine=engine.name, workers=engine.workers, stages=stages) as run.recorder:
         try:
             yield
         finally:
@@ -149,7 +148,7 @@ class Comparison:
         self._entered = ExitStack()
 
     def _fits_beside(self) -> bool:
-        if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
+        if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2 or not trains_here():
             return False
         if self._base.settings.device == "auto":
             import torch

@@ -56,7 +56,7 @@ class DedupOptions:
     scale: str = option("small", "of DataComp that the run is of, where it goes on", choices=tuple(SCALES))
     uid_from: str = option("json", UID_FROM)
     workers: int = option(os.cpu_count() or 1, "pieces at work at once", least=1, usual="the number of cores")
-    engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
+    engine: str = option("local", "processes of this machine, or a cluster (docs/cluster.md)", choices=ENGINES)
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     quiet: bool = option(False, "no progress")
 

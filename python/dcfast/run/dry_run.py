@@ -25,7 +25,7 @@ from dcfast.run.checks import check_device, check_stages, check_start, check_wor
 from dcfast.run.options import RunOptions
 from dcfast.run.probes import Rates, measure
 from dcfast.run.states import DONE, MAYBE, StageState, stage_states
-from dcfast.run.training_plan import checkpoint_bytes, own_name, trainings_begun
+from dcfast.run.training_plan import checkpoint_bytes, cost_lines, own_name, pair_bytes, trainings_begun
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
@@ -77,6 +77,7 @@ class Plan:
 
     Attributes:
         trainings: at most, where a stage may be left as it is (``at_most``).
+        costs: what training takes of network and GPUs, in lines.
     """
 
     amounts: Amounts
@@ -86,6 +87,7 @@ class Plan:
     stages: list[StagePlan]
     free_bytes: int
     how: list[str]
+    costs: list[str]
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
         if each.state != DONE:
             seconds = before.get(each.stage, seconds)
         if (its := begun.get(each.stage)) is not None:
-            seconds = its.left * (its.seconds or seconds / its.steps)
+            seconds, read = its.left * (its.seconds or seconds / its.steps), read * its.left // its.steps
         most: int | None = write
         if own_name(each.stage) == "train" and each.state != DONE:
             most = None if "train" in unlooked else checkpoint_bytes(run.settings.recipe()) + 8 * amounts.rows
@@ -202,6 +204,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
         gpu_hours=_gpu_hours(run, trainings),
         stages=planned,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
+        costs=cost_lines(run, [(each.stage, each.read, each.seconds) for each in planned], rates.train, _amount, _time),
         how=[
             *rates.how,
             *([f"{', '.join(timed)} by the last time here"] if timed else []),
@@ -257,7 +260,7 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
         "filter": (metadata, 90 * rows + 32 * (copies or 0), rows * rates.filter / cores),
         "reshard": (size, written, (size + written) * rates.read / cores),
         "verify": (2 * written, 0, 2 * written * rates.read / cores),
-        "train": (0, 0, training),
+        "train": (pair_bytes(size, rows) * recipe.samples_seen, 0, training),
         "evaluate": (amounts.eval_bytes, 0, pictures * rates.embed.get(model, 0.0) / cores),
         "report": (0, 2_000_000, REPORT_SECONDS),
     }
@@ -416,6 +419,7 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None
         lines.append(
             f"the disk may be too small: up to {_amount(needed)} are written; choose another --out, or free some"
         )
+    lines += planned.costs
     if planned.how:
         lines.append(f"times by what was tried here just now: {'; '.join(planned.how)}")
     return "\n".join(lines)

@@ -33,7 +33,7 @@ class RunOptions:
     first: str | None = option(None, "first stage to run", flags=("--from",), metavar="STAGE", choices=tuple(STAGES))
     last: str | None = option(None, "last stage to run", flags=("--to",), metavar="STAGE", choices=tuple(STAGES))
     workers: int = option(os.cpu_count() or 1, "pieces at work at once", least=1, usual="the number of cores")
-    engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
+    engine: str = option("local", "processes of this machine, or a cluster (docs/cluster.md)", choices=ENGINES)
     ray_address: str | None = option(
         None, "of a running Ray cluster", metavar="ADDRESS", usual="$RAY_ADDRESS, else a local one"
     )
@@ -42,6 +42,13 @@ class RunOptions:
     )
     cache_dir: str | None = option(None, CACHE_DIR)
     cache_size: float = option(100.0, CACHE_SIZE)
+    rank_timeout: float = option(
+        60.0,
+        "until a run on several ranks ends without a sign of life from one of them; 0 = never",
+        metavar="SECONDS",
+        least=0,
+        most=1e9,
+    )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     run_code: bool = option(False, RUN_CODE)
     dry_run: bool = option(

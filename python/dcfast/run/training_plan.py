@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from dcfast.errors import CorruptDataError
+from dcfast.models.devices import has_gpu
 from dcfast.report.facts.reading import read_rows
 from dcfast.run.model_probes import model_size
 from dcfast.run.states import DONE, StageState
@@ -32,6 +33,44 @@ def checkpoint_bytes(recipe: Scale) -> int:
     before the oldest goes."""
     files = len(boundaries(_steps(recipe), recipe.checkpoints)) + KEPT_STEPS + 1
     return files * (NUMBERS_EACH * NUMBER_BYTES * model_size(recipe.model).parameters + ROOM)
+
+
+def pair_bytes(shard_bytes: int, rows: int) -> int:
+    """What a training reads of a sample: of the pool's shards, on average."""
+    return shard_bytes // max(rows, 1)
+
+
+def cost_lines(
+    run: Run,
+    stages: Sequence[tuple[str, int, float | None]],
+    rates: Mapping[str, float],
+    amount: Callable[[float], str],
+    time: Callable[[float | None], str],
+) -> list[str]:
+    """What the trainings of a plan take of network and GPUs, in words.
+
+    Args:
+        stages: of the plan: name, bytes read, seconds or None.   rates: model -> seconds a sample, as tried here.
+        amount, time: in words.
+    """
+    reads = sum(read for _, read, _ in stages)
+    trains = [(read, seconds) for name, read, seconds in stages if own_name(name) == "train" and read]
+    if not trains:
+        return []
+    words = f"read in all: about {amount(reads)}, over the network where the pool is not on this machine's disks"
+    samples, times = sum(read for read, _ in trains), [seconds for _, seconds in trains if seconds]
+    words += f"; of these {amount(samples)} by training, which reads each sample as often as it sees it"
+    if len(times) == len(trains):
+        words += f": {amount(samples / sum(times))} a second"
+    lines = [words]
+    recipe = run.settings.recipe()
+    if rates.get(recipe.model) and run.settings.device != "cpu" and has_gpu():
+        hours = recipe.samples_seen * rates[recipe.model] / 3600
+        lines.append(
+            f"a training of {recipe.samples_seen:,} samples: {hours:,.1f} GPU-hours by the steps that were tried here; "
+            f"{time(hours * 450)} on eight such GPUs, if their number costs nothing and data come in time (assumed)"
+        )
+    return lines
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypedDict, Unpack
@@ -19,6 +20,7 @@ from dcfast.engine.progress import Progress, Silent
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
+from dcfast.process.signals import end_with_parent
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.acquisition import acquire_for, plan_acquisition
 from dcfast.run.checks import check_before_pool, check_stages, check_start, check_work, select_stages
@@ -26,6 +28,7 @@ from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import dry_run
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import RunOptions, options_of, parser, plan_without_pool, run_directory
+from dcfast.run.team import run_on_ranks
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run, open_run
 from dcfast.rundir.settings import Settings
@@ -35,6 +38,7 @@ from dcfast.rundir.summary import Summary
 from dcfast.stages.filter.losses import loss_warning, outcome_lines
 from dcfast.stages.report import gallery_of
 from dcfast.stages.train import train_with
+from dcfast.train.place import place_of
 
 
 def run(
@@ -50,6 +54,7 @@ def run(
     save_every_minutes: float = 10.0,
     cache_dir: str | None = None,
     cache_size: float = 100.0,
+    rank_timeout: float = 60.0,
     gallery: str | None = None,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
@@ -64,6 +69,7 @@ def run(
         overwrite: redo in a directory whose settings differ, instead of refusing.
         save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
         cache_dir, cache_size: a folder in which training keeps what it reads of URLs, and the GB that it may take.
+        rank_timeout: of training on many GPUs, seconds without a sign of life until it ends; 0 = never.
         gallery: a filter expression: the report shows samples that pass it, too.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
@@ -79,7 +85,9 @@ def run(
     show = Silent if quiet else Progress
     with (
         open_run(out, chosen, overwrite=overwrite) as current,
-        train_with(save_every_minutes=save_every_minutes, cache_dir=cache_dir, cache_size=cache_size),
+        train_with(
+            save_every_minutes=save_every_minutes, rank_timeout=rank_timeout, cache_dir=cache_dir, cache_size=cache_size
+        ),
         gallery_of(gallery),
     ):
         stages = select_stages(current, first, last)
@@ -129,6 +137,7 @@ class RunKeywords(TypedDict, total=False):
     save_every_minutes: float
     cache_dir: str | None
     cache_size: float
+    rank_timeout: float
     gallery: str | None
     quiet: bool
     say: Callable[[str], None]
@@ -232,7 +241,16 @@ def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
     Example: ``main(["--pool", "pool", "--out", "run", "--to", "index", "--quiet"]) == 0``
     """
     args = parser(stage).parse_args(argv)
-    return run_command(lambda: _main(args, stage), "stopped; the same command resumes")
+    if os.environ.get("TORCHELASTIC_RUN_ID"):
+        end_with_parent(signal.SIGTERM)  # nobody else would end this rank, once torchrun was killed
+    return run_command(lambda: _main(args, stage), "" if _is_another_rank() else "stopped; the same command resumes")
+
+
+def _is_another_rank() -> bool:
+    """Whether rank 0 says what happens; where that cannot be told, it is an error, and said."""
+    with suppress(ValueError):
+        return place_of().rank > 0
+    return False
 
 
 def _acquire(out: Path, settings: Settings, how: RunOptions) -> tuple[Settings, list[str]]:
@@ -271,7 +289,12 @@ def _acquire(out: Path, settings: Settings, how: RunOptions) -> tuple[Settings, 
 
 def _main(args: argparse.Namespace, stage: str | None) -> int:
     log_printably()
-    how, settings = options_of(args, of_stage=stage is not None)
+    prepare = partial(options_of, args, of_stage=stage is not None)
+    place = place_of()
+    return _do(*prepare()) if place.size == 1 else run_on_ranks(place, prepare, _do)
+
+
+def _do(how: RunOptions, settings: Settings) -> int:
     if settings.pool is None and settings.scale != "tiny" and how.acquire is None:
         say(plan_without_pool(settings.scale), error=True)
         return USAGE
@@ -296,6 +319,7 @@ def _main(args: argparse.Namespace, stage: str | None) -> int:
         save_every_minutes=how.save_every_minutes,
         cache_dir=how.cache_dir,
         cache_size=how.cache_size,
+        rank_timeout=how.rank_timeout,
         gallery=how.gallery,
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),

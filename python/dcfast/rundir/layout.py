@@ -22,6 +22,9 @@ OWN_FOLDERS = (
 )
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
+RANKS = "ranks"
+"""Folder in ``state/`` of a run that many processes do: their signs of life."""
+
 FEATURE_METADATA = "features/metadata"
 """Where the features stage leaves the metadata with its columns, and the npz files beside it."""
 

@@ -16,7 +16,15 @@ from dcfast.filters.compiled import compile_filter
 from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
-from dcfast.rundir.layout import ACQUIRE, FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
+from dcfast.rundir.layout import (
+    ACQUIRE,
+    FEATURE_METADATA,
+    METADATA_SUBSET,
+    ORACLE_PATH,
+    OWN_FOLDERS,
+    PLUGIN_PREFIX,
+    RANKS,
+)
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -359,7 +367,9 @@ def _unclaim(run: Run) -> None:
     path = run.summary_path("settings")
     told = [run.out / "state" / name for name in (PROGRESS, LOG)]
     kept = {path, *told, run.out / LOCK_NAME}
-    if all(Path(folder, name) in kept for folder, _, names in os.walk(run.out) for name in names):
+    ranks = run.out / "state" / RANKS  # theirs, which ends after this
+    found = [Path(folder, name) for folder, _, names in os.walk(run.out) for name in names if Path(folder) != ranks]
+    if all(path in kept for path in found):
         for place in (*told, path):
             place.unlink(missing_ok=True)
         with suppress(OSError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -51,9 +51,12 @@ class How(TypedDict, total=False):
     save_every_minutes: float
     cache_dir: str | None
     cache_size: float
+    rank_timeout: float
 
 
+Launch = Callable[[TrainSettings], TrainingSummary]
 _HOW: ContextVar[How] = ContextVar("_HOW")
+_LAUNCH: ContextVar[Launch] = ContextVar("_LAUNCH")
 
 
 @contextmanager
@@ -64,6 +67,21 @@ def train_with(**how: Unpack[How]) -> Iterator[How]:
         yield _HOW.get()
     finally:
         _HOW.reset(token)
+
+
+@contextmanager
+def trained_by(start: Launch) -> Iterator[None]:
+    """Trainings within the block are started so, and not as ``dcfast.train.launch`` does it: one after the other."""
+    token = _LAUNCH.set(start)
+    try:
+        yield
+    finally:
+        _LAUNCH.reset(token)
+
+
+def trains_here() -> bool:
+    """Whether this process starts its trainings by itself."""
+    return _LAUNCH.get(None) is None
 
 
 @piece()
@@ -133,7 +151,7 @@ def train_subset(
                 shutil.rmtree(place, ignore_errors=True)
                 place.unlink(missing_ok=True)
             write_json(mark, identity)
-    return launch(settings)
+    return _LAUNCH.get(launch)(settings)
 
 
 def _refuse_too_few(chosen: FilterSummary, batch: int) -> None:

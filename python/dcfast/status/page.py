@@ -72,7 +72,9 @@ def _about(status: RunStatus) -> list[str]:
     job = f", Slurm job {status.job}" if status.job else ""
     many = "1 worker" if status.workers == 1 else f"{status.workers} workers"
     ranks = many.replace("worker", "rank")
-    how = {"ray": f"Ray, {many}", "train": f"a training by itself, {ranks}"}.get(str(status.engine), many)
+    how = {"ray": f"Ray, {many}", "slurm": f"Slurm, {many}", "train": f"a training by itself, {ranks}"}.get(
+        str(status.engine), many
+    )
     if status.state == RUNNING:
         silent = status.silent or 0.0
         sign = f", last sign of life {duration(silent)} ago" if silent > 20 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import warnings
@@ -15,7 +16,7 @@ from dcfast.process.exit_codes import DONE, PEER_LOST
 from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import ASSUME_GPU, SAMPLES_SEEN, check_assumed
-from dcfast.process.signals import start_worker
+from dcfast.process.signals import end_with_parent, start_worker
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config, unknown_option
 from dcfast.storage.json_files import read_json
@@ -133,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None:
         start_worker(int(launcher))
+    elif os.environ.get("TORCHELASTIC_RUN_ID"):
+        end_with_parent(signal.SIGTERM)  # nobody else would end this rank, once torchrun was killed
     line = "stopped; the same command goes on from the latest checkpoint"
     return run_command(lambda: _main(arguments), line if launcher is None else "")
 

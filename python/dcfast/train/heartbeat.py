@@ -76,8 +76,10 @@ class Heartbeat:
     def _look(self, rank: int, seen: dict[int, tuple[bytes, float]], now: float) -> None:
         try:
             held = self._path(rank).read_bytes()
-        except OSError:
+        except FileNotFoundError:
             held = b""
+        except OSError:  # a mount that went away: no sign of life either
+            held = seen[rank][0] if rank in seen else b""
         if not held.startswith(self._start.encode()):
             seen.pop(rank, None)  # not yet begun, ended in order, or what a killed training left
         elif rank not in seen or held != seen[rank][0]:

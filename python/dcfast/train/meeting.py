@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dcfast.errors import RunError, first_line
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.records import as_record
+from dcfast.train.address import meeting_address
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -29,6 +30,7 @@ _LAST_WORD_SECONDS = 1.0
 """How long rank 0 lives on where it says no: the store, which the others read it from, may end with it."""
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 _SHOWN_RANKS = 8
+_stores: dict[tuple[str, int, int, int, int], Store] = {}
 _meetings = count()  # of this process: the store of torchrun outlives a training
 
 
@@ -38,14 +40,17 @@ def meet(rank: int, size: int, started_by: str) -> Store:
     Raises:
         ValueError: no MASTER_ADDR.   RunError: not all came in time, or they were told different numbers of ranks.
     """
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    file = os.environ.get(MEETING) or None
-    if file is None and missing:
-        raise ValueError(
-            f"{started_by} started {size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
-            "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
-        )
-    where = file or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    file, told = os.environ.get(MEETING) or None, ""
+    where = file or ""
+    if file is None:
+        try:
+            address, port, told = meeting_address()
+        except ValueError as error:
+            raise ValueError(
+                f"{started_by} started {size} ranks, but {error} is not set: where do they meet? "
+                "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
+            ) from None
+        where = f"{address}:{_port(port)}"
     deadline = time.monotonic() + MEET_SECONDS
     try:
         store = _open_store(file, rank, size)
@@ -55,6 +60,7 @@ def meet(rank: int, size: int, started_by: str) -> Store:
         if rank == 0:
             raise RunError(
                 f"rank 0 cannot be met at {where} ({reason}). Is MASTER_ADDR this machine, and MASTER_PORT free?"
+                + ("" if told.startswith("MASTER_ADDR and") else f" They are of {told}: export them")
             ) from None
         raise RunError(
             f"rank {rank} of {size} has no connection to rank 0 at {where}, for which it waits {MEET_SECONDS:.0f} s "
@@ -69,18 +75,32 @@ def _open_store(file: str | None, rank: int, size: int) -> Store:
     from torch._C import _distributed_c10d as dist  # torch.distributed has them, but does not declare it
 
     limit = timedelta(seconds=MEET_SECONDS)
-    if file is not None:
-        store: Store = dist.FileStore(file, size)
-        store.set_timeout(limit)
-    else:
+    address, port = ("", 0) if file is not None else _address()
+    # kept: who comes to a second meeting must not find the first one's, about to end with its last user
+    key = (file or address, port, rank, size, os.getpid())
+    if key not in _stores and file is not None:
+        _stores[key] = dist.FileStore(file, size)
+        _stores[key].set_timeout(limit)
+    elif key not in _stores:
         serves = rank == 0 and os.environ.get(_AGENT) != "True"  # else torchrun itself does
-        address, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(
+        _stores[key] = dist.TCPStore(
             address, port, is_master=serves, timeout=limit, wait_for_workers=False, multi_tenant=True,
             master_listen_fd=_listen(address, port) if serves else None,
         )  # fmt: skip
+    store = _stores[key]
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"dcfast/{again}/{next(_meetings)}", store)
+
+
+def _address() -> tuple[str, int]:
+    address, port, _ = meeting_address()
+    return address, _port(port)
+
+
+def _nodes() -> int:
+    """Machines of a step, as far as Slurm says."""
+    text = os.environ.get("SLURM_STEP_NUM_NODES", "") or os.environ.get("SLURM_NNODES", "")
+    return int(text) if text.isdecimal() else 1
 
 
 def _listen(address: str, port: int) -> int:
@@ -91,6 +111,11 @@ def _listen(address: str, port: int) -> int:
     """
     try:
         family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        if str(where[0]).startswith("127.") and _nodes() > 1 and not address.startswith(("127.", "localhost")):
+            raise RuntimeError(
+                f"{address} is {where[0]} here, where no other machine reaches it: export MASTER_ADDR, an address of "
+                "this machine on its network"
+            )
         with socket.socket(family, kind) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(where)

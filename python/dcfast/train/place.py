@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +34,11 @@ _STARTERS = {
     "PMIx": _Variables("PMIX_RANK", (), "", ""),
 }  # fmt: skip
 _SLURM_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+_BY_HAND = "torchrun"
+"""Of these variables: what is there without torchrun's own was exported by hand, or by a script."""
+_OWN = ("TORCHELASTIC_RUN_ID", "DCFAST_LAUNCHER")
+"""What is set where torchrun, or dcfast itself, started the ranks."""
+_alone: ContextVar[bool] = ContextVar("_alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,19 @@ class Place:
     local_size: int | None = None
 
 
+@contextmanager
+def alone(is_alone: bool = True) -> Iterator[None]:
+    """For the time of a block this process counts as the only one, whatever its environment says; or no longer.
+
+    For what one rank of many does for all of them.
+    """
+    token = _alone.set(is_alone)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def place_of(environment: Mapping[str, str] | None = None) -> Place:
     """Which rank this process is: by torchrun, Open MPI, MVAPICH2, Slurm or another MPI, in that order; else the only
     one.
@@ -59,9 +79,12 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
     Raises:
         ValueError: the variables contradict each other, or are no numbers; there are other ranks, but not how many.
     """
+    if environment is None and _alone.get():
+        return Place()
     values = os.environ if environment is None else environment
     place = next((place for starter in _STARTERS if (place := _place_by(starter, values)) is not None), Place())
     if place.size > 1:
+        _check_agreed(place, values)
         return place
     for starter, names in _STARTERS.items():
         if any(values.get(name) for name in names.sizes) or _in_batch_script(starter, values):
@@ -99,6 +122,30 @@ def _place_by(starter: str, values: Mapping[str, str]) -> Place | None:
     if local_size is not None and not (local_rank or 0) < local_size <= size:
         local_size = None  # of something larger: a job of which this is a step
     return Place(rank, size, local_rank, starter, local_size)
+
+
+def _check_agreed(place: Place, values: Mapping[str, str]) -> None:
+    """ValueError where RANK and WORLD_SIZE were exported by hand and are not what the starter of this task says.
+
+    One that starts others leaves its variables to them: ranks that are a multiple of its tasks are theirs.
+    """
+    if place.started_by != _BY_HAND or any(values.get(name) for name in _OWN):
+        return
+    for starter, names in _STARTERS.items():
+        other = None if starter == _BY_HAND else _place_by(starter, values)
+        if other is None or other.size == 1:
+            continue
+        size_name = next(name for name in names.sizes if values.get(name))
+        if other.size == place.size and other.rank != place.rank:
+            one, two = f"RANK={place.rank}", f"{names.rank}={other.rank}"
+        elif place.size % other.size:
+            one, two = f"WORLD_SIZE={place.size}", f"{size_name}={other.size}"
+        else:
+            continue
+        raise ValueError(
+            f"{one} and {starter}'s {two} disagree about which rank this is: unset RANK, WORLD_SIZE and LOCAL_RANK, "
+            f"which were exported by hand, or start the ranks by torchrun alone"
+        )
 
 
 def _in_batch_script(starter: str, values: Mapping[str, str]) -> bool:

@@ -135,11 +135,13 @@ class Ranks:
 
     def agree(self, facts: object) -> None:
         """Compares what must be the same on every rank; the same RunError on each where something is not."""
-        everyone = self.gather(facts)
-        for rank, theirs in enumerate(everyone):
-            for name, first, other in differences(everyone[0], theirs):
+        everyone = self.gather((socket.gethostname(), facts))
+        host, first_facts = everyone[0]
+        for rank, (machine, theirs) in enumerate(everyone):
+            for name, first, other in differences(first_facts, theirs):
+                where = f" of {machine}" if machine != host else ""
                 self.fail(
-                    f"the ranks of a training differ in {name}: {first!r} on rank 0, {other!r} on rank {rank}. "
+                    f"the ranks of a training differ in {name}: {first!r} on rank 0, {other!r} on rank {rank}{where}. "
                     "Start all of them by the same command, with the same code"
                 )
 
