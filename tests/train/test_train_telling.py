@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,38 +90,57 @@ def test_a_plan_says_how_often_a_sample_comes(source: TrainSource, tmp_path: Pat
 # --- reporters ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    for name in ("tensorboard", "wandb", "trackio"):
-        pytest.importorskip(name)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_steps_are_told_to_all_that_are_asked_for(offline: None, source: TrainSource, tmp_path: Path) -> None:
-    settings = small(tmp_path / "out", source, overrides=SHORT, report_to=["tensorboard", "trackio", "wandb"])
-    train(settings)
-    lines = log_lines(tmp_path / "out")
+def test_steps_are_told_to_all_that_are_asked_for(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(small(tmp_path / "out", source, overrides=SHORT, report_to=["tensorboard", "wandb"]))
+    lines = log_lines(tmp_path / "out")
     events = EventAccumulator(str(tmp_path / "out" / "train" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx([line["loss"] for line in lines])
     assert "train/wait" in events.Tags()["scalars"]
 
-    with sqlite3.connect(tmp_path / "trackio" / "dcfast.db") as database:
-        rows = database.execute("select step, metrics from metrics order by step").fetchall()
-    database.close()
-    assert [(step, json.loads(values)["train/loss"]) for step, values in rows] == [
-        (line["step"], line["loss"]) for line in lines
-    ]
-
     [file] = (tmp_path / "out" / "train" / "wandb").glob("offline-run-*/*.wandb")
     data = file.read_bytes()
     assert data.count(b"train/gradient_norm") >= 4
     assert b"learning_rate" in data
+
+
+@pytest.fixture
+def trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trackio in a folder of its own: it wants an older Pillow than the rest is tested with, and does without."""
+    needed = ("trackio", "gradio_client", "orjson", "brotli", "starlette", "uvicorn", "python-multipart", "websockets")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "packages"),
+        *needed,
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_steps_are_told_to_trackio(trackio: None, source: TrainSource, tmp_path: Path) -> None:
+    train(small(tmp_path / "out", source, overrides=SHORT, report_to=["trackio"]))
+    with sqlite3.connect(tmp_path / "trackio" / "dcfast.db") as database:
+        rows = database.execute("select step, metrics from metrics order by step").fetchall()
+    database.close()
+    assert [(step, json.loads(values)["train/loss"]) for step, values in rows] == [
+        (line["step"], line["loss"]) for line in log_lines(tmp_path / "out")
+    ]
 
 
 def test_a_reporter_that_fails_ends_nothing_and_is_told_of_once(

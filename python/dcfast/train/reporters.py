@@ -126,8 +126,7 @@ def require_reporters(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise MissingDependencyError(
-                f"report_to {name}: the package {name} is not installed: pip install {name} (or 'dcfast[report-to]'), "
-                "or leave it out"
+                f"report_to {name}: the package {name} is not installed: pip install {name}, or leave it out"
             )
     if "wandb" in names and os.environ.get("WANDB_MODE") not in _OFFLINE and not _wandb_login():
         raise ValueError(
