@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,8 @@ from dcfast.images.decode import quiet
 from dcfast.images.signatures import STATUS, image_signatures
 from dcfast.train.dali import DaliDecoder, plain_jpeg, require_dali
 from dcfast.train.decode import PilDecoder, ReducedPilDecoder
+from dcfast.train.pixels import Crops, PixelWriter
+from dcfast.train.source import Ranges, RawSamples
 from PIL import Image
 
 torch = pytest.importorskip("torch")
@@ -32,6 +36,7 @@ MODULES = {
     "models/descriptors.py": "descriptors",
     "dedup/calibration/measure.py": "calibration",
     "train/decode.py": "training",
+    "train/pixels.py": "training by the core",
     "train/dali.py": "training by dali",
 }
 """Who reads images -> the reader below that stands for it; ``test_image_costs`` finds the others."""
@@ -147,6 +152,26 @@ class Readers:
     def training(self) -> list[bool]:
         return [self._takes(lambda d: PilDecoder()(memoryview(d), self._whole, SIDE), data) for data in self.files]
 
+    def core_training(self) -> list[bool]:
+        """What the core takes, and what it leaves to Pillow."""
+
+        def draw(g: Any, width: Any, height: Any) -> Any:
+            return np.array([[0, 0, width[0], height[0]]], np.int32)
+
+        writer, pixels, none = (
+            PixelWriter("pil", Event()),
+            np.zeros((1, SIDE, SIDE, 3), np.uint8),
+            np.zeros(1, np.int64),
+        )
+        takes = []
+        for data in self.files:
+            size = np.array([core_images.image_size(data)], np.uint32).clip(0, 1 << 30).astype(np.int32)
+            crops = Crops(draw, none, size, draw(none, size[:, 0].clip(1), size[:, 1].clip(1)))
+            members = Ranges(none, np.array([len(data)], np.int64))
+            raw = RawSamples(np.frombuffer(data, np.uint8), members, members)
+            takes.append(not writer.write(raw, none, crops, pixels, none, Counter()))
+        return takes
+
     def reduced_training(self) -> list[bool]:
         decoder = ReducedPilDecoder()
         return [self._takes(lambda d: decoder(memoryview(d), self._whole, SIDE), data) for data in self.files]
@@ -177,6 +202,7 @@ class Readers:
         readers: dict[str, Callable[[], list[bool]]] = {
             "signatures": self.signatures, "features": self.features, "evaluation": self.evaluation,
             "training": self.training, "reduced training": self.reduced_training, "page": self.page, "blur": self.blur,
+            "training by the core": self.core_training,
             "descriptors": self.descriptors, "calibration": self.calibration, "resize": self.resize,
         }  # fmt: skip
         try:

@@ -67,8 +67,9 @@ def test_every_kind_that_is_decoded_is_a_picture(tmp_path: Path) -> None:
     assert ((segment.width == 96) & (segment.height == 80)).tolist() == measured
     assert (segment.width > 0).tolist() == measured  # of other kinds it is absent
     source = OpenSource(prepare_source(TrainSource(shards=str(pool)), tmp_path, 0))
-    samples = list(source.read(np.arange(len(ALL), dtype=np.uint64)))
-    assert all(sample.picture is not None and len(sample.picture) > 100 for sample in samples)
+    [samples] = source.read(np.arange(len(ALL), dtype=np.uint64))
+    assert len(samples) == len(ALL)
+    assert (samples.pictures.size > 100).all()
 
 
 def test_faces_are_blurred_in_every_kind(tmp_path: Path) -> None:
