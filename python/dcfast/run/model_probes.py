@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from dcfast.errors import MissingDependencyError
-from dcfast.features.embed import encode
+from dcfast.features.embed import encode, encode_pictures
 from dcfast.features.pairs import CHUNK, SegmentPairs
 from dcfast.images.decode import quiet
 from dcfast.index.segments import Segment
@@ -202,7 +202,7 @@ def embed_seconds(model: str, device: str, segment: Segment, shard_dir: str, rec
             if first is None:
                 return 0
             chunk = pairs.chunk(first)
-            encode(clip.model.encode_image, chunk.images[0], device).cpu()
+            encode_pictures(clip, chunk.pixels[clip.pixels.shape], device).cpu()
             encode(clip.model.encode_text, chunk.tokens[0], device).cpu()
             return len(chunk.status)
 
