@@ -19,7 +19,7 @@ from bench.bars import Value
 BENCHES = (
     *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
     *("bench_filters", "bench_similarity", "bench_phash", "bench_dedup", "bench_scores", "bench_sampling"),
-    *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode"),
+    *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode", "bench_features"),
 )
 
 

@@ -80,12 +80,14 @@ WEBDATASET = "webdataset, skipping"
 WEBDATASET_ORDER = "webdataset, in order"
 WEBDATASET_SHUFFLED = "webdataset, shuffled"
 TORCH_LOGITS = "the formula in torch, with logits"
+MODEL_ALONE = "the model alone, on tensors"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
 GCLD3_FLOOR = "floor: gcld3 of the rows that need it"
 PREAD_FLOOR = "floor: one pread a member"
 PRODUCT_FLOOR = "floor: BLAS product alone"
+PILLOW_THEN_MODEL = "Pillow, then the model"
 TRAFFIC_FLOOR = "floor: read and write"
 
 
@@ -112,6 +114,12 @@ def _decode(quality: int) -> tuple[Bar, ...]:
     )
     threads = ("dcfast", "dcfast, 2 threads", "least", 1.9, None)
     return (*sides, Bar(f"{op}_threads", "bench_decode", f"{work}, one thread and two", f"{op}_threads", *threads))
+
+
+def _features(name: str, model: str) -> tuple[Bar, Bar]:
+    op, work = f"features_{name}", f"features of a segment by {model}"
+    alone = Bar(f"{op}_vs_model", "bench_features", work, op, MODEL_ALONE, "dcfast", "least", 0.9, 0.95)
+    return alone, Bar(f"{op}_vs_pillow", "bench_features", work, op, PILLOW_THEN_MODEL, "dcfast", "least", None, None)
 
 
 def _acquire(name: str, work: str, under: str) -> Bar:
@@ -231,6 +239,8 @@ BARS: tuple[Bar, ...] = (
     ),
     *_decode(85),
     *_decode(95),
+    *_features("tiny", "the teacher's model"),
+    *_features("vit_b_32", "ViT-B-32"),
     Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",

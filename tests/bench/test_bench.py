@@ -26,7 +26,7 @@ pytest.importorskip("xxhash", reason="the benches check hashes with xxhash")
 BENCHES = (
     *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
     *("bench_filters", "bench_similarity", "bench_phash", "bench_dedup", "bench_scores", "bench_sampling"),
-    *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode"),
+    *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode", "bench_features"),
 )
 FIELDS = [
     *("op", "provider", "shape", "dtype", "reps", "median_s", "p20_s", "p80_s", "bytes", "checked", "cpu", "gpu"),
@@ -46,7 +46,7 @@ def options_of(cache: Path, results: Path) -> list[str]:
 
 LONG = (
     *("bench_loss", "bench_filters", "bench_tar_index", "bench_random_access", "bench_similarity", "bench_scores"),
-    "bench_pool_dataset",
+    *("bench_pool_dataset", "bench_features"),
 )
 
 
