@@ -69,6 +69,13 @@ def whole_matmuls() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def count_gpus(device: str) -> int:
+    """GPUs of this machine that pieces share; 0 for ``cpu``."""
+    import torch
+
+    return 0 if device == "cpu" else torch.cuda.device_count()
+
+
 def decode_threads(device: str) -> int:
     """Threads of one process that decode ahead of its model.
 
@@ -77,9 +84,7 @@ def decode_threads(device: str) -> int:
     """
     if device == "cpu":
         return 1
-    import torch
-
-    return max(1, min(16, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
+    return max(1, min(16, len(os.sched_getaffinity(0)) // max(1, count_gpus(device))))
 
 
 def gpu_share(device: str) -> float:
