@@ -241,6 +241,7 @@ BARS: tuple[Bar, ...] = (
     *_decode(95),
     *_features("tiny", "the teacher's model"),
     *_features("vit_b_32", "ViT-B-32"),
+    _features("gpu", "ViT-B-32 on a GPU")[0],
     Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",

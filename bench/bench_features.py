@@ -4,7 +4,7 @@ The pictures are JPEGs of 500 x 375 pixels, drawn, or those of DCFAST_REAL_DATA'
 decodes, tokenizes, embeds and writes its files; the model alone has tensors of pictures and tokens. The stage's
 embeddings must be those of the model alone, whose pictures open_clip's transform made one by one with Pillow. The
 teacher is so small that decoding takes about as long; ViT-B-32 with weights of a seed is of the kind that DataComp
-computes features with.
+computes features with. Where there is a GPU, the stage is timed on it as well, by the clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from bench import harness
 from bench.bars import MODEL_ALONE, PILLOW_THEN_MODEL, Value
 from bench.bench_phash import drawn_pictures, real_pictures
-from bench.harness import Side, Timed, require_equal
+from bench.harness import Absent, Side, Timed, WrongAnswerError, require_equal
 
 if TYPE_CHECKING:
     from dcfast.index.segments import Segment
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 MODELS = (("tiny", "dcfast-tiny", 512, 8), ("vit_b_32", "ViT-B-32", 24, 2))
 """Operation, model, pairs, and pairs of a quick run."""
+ON_GPU = ("gpu", "ViT-B-32", 8192, 512)
+NEAR = 2e-3
+"""Of the GPU's half precision: the most by which unit embeddings differ from those of the same batches."""
 Answer = dict[str, Any]
 
 
@@ -46,9 +49,10 @@ class Work:
     pictures: list[bytes]
     captions: list[str]
     clip: ClipModel
+    device: str
 
 
-def work_of(folder: Path, model: str, count: int) -> Work:
+def work_of(folder: Path, model: str, count: int, device: str) -> Work:
     from dcfast.images.costs import BadImage
     from dcfast.images.decode import decode_image
     from dcfast.index.build import write_segment
@@ -72,7 +76,8 @@ def work_of(folder: Path, model: str, count: int) -> Work:
                 member.size = len(content)
                 shard.addfile(member, io.BytesIO(content))
     write_segment([(folder / "0.tar", "0.tar")], folder / "0.dcx")
-    return Work(folder, Segment.open(folder / "0.dcx"), pictures, captions, load_model(model))
+    clip = load_model(model, device=device)
+    return Work(folder, Segment.open(folder / "0.dcx"), pictures, captions, clip, device)
 
 
 def by_processor(run: Callable[[], Answer]) -> Timed:
@@ -89,7 +94,7 @@ def stage(work: Work) -> Answer:
     out = work.folder / "run"
     shutil.rmtree(out, ignore_errors=True)
     (out / segment_file(0, "status")).parent.mkdir(parents=True)
-    embed_segment(work.segment, work.folder, [("l14", work.clip)], out, 0)
+    embed_segment(work.segment, work.folder, [("l14", work.clip)], out, 0, device=work.device)
     return {what: np.load(out / segment_file(0, what, "l14")) for what in ("img", "txt", "score")}
 
 
@@ -103,7 +108,7 @@ def tensors_of(work: Work) -> list[tuple[Any, Any]]:
     for begin in range(0, len(work.pictures), BATCH):
         part = slice(begin, begin + BATCH)
         pixels = torch.stack([work.clip.preprocess(load_image(data)) for data in work.pictures[part]])
-        batches.append((pixels, work.clip.tokenizer(work.captions[part])))
+        batches.append((pixels.to(work.device), work.clip.tokenizer(work.captions[part]).to(work.device)))
     return batches
 
 
@@ -112,13 +117,13 @@ def model_alone(work: Work, batches: Sequence[tuple[Any, Any]]) -> Answer:
     from dcfast.models.devices import one_thread
 
     parts: dict[str, list[Any]] = {"img": [], "txt": [], "score": []}
-    with one_thread("cpu"):
+    with one_thread(work.device):
         for pixels, tokens in batches:
-            image = encode(work.clip.model.encode_image, pixels, "cpu")
-            text = encode(work.clip.model.encode_text, tokens, "cpu")
-            parts["img"].append(image.numpy().astype(np.float16))
-            parts["txt"].append(text.numpy().astype(np.float16))
-            parts["score"].append((image * text).sum(dim=1).numpy())
+            image = encode(work.clip.model.encode_image, pixels, work.device)
+            text = encode(work.clip.model.encode_text, tokens, work.device)
+            parts["img"].append(image.cpu().numpy().astype(np.float16))
+            parts["txt"].append(text.cpu().numpy().astype(np.float16))
+            parts["score"].append((image * text).sum(dim=1).cpu().numpy())
     return {what: np.concatenate(part) for what, part in parts.items()}
 
 
@@ -127,9 +132,39 @@ def check(provider: str, expected: Answer, answer: Answer) -> None:
         require_equal(provider, what, answer[what].ravel(), values.ravel())
 
 
+def near(provider: str, expected: Answer, answer: Answer) -> None:
+    for what, values in expected.items():
+        most = float(np.abs(answer[what].astype(np.float32) - values.astype(np.float32)).max())
+        if not most <= NEAR:
+            raise WrongAnswerError(f"{provider}: {what} differs by {most:g} from the model alone")
+
+
+def time_gpu(bench: harness.Bench) -> None:
+    op, model, count, quick = ON_GPU
+    count = quick if bench.options.quick else count
+    shape, op = f"{count} pairs through {model} on one GPU, by the clock", f"features_{op}"
+    import torch
+
+    if not torch.cuda.is_available():
+        sides = [Absent(name, "no GPU") for name in ("dcfast", MODEL_ALONE)]
+        bench.compare(op, sides, shape=shape, dtype="float16")
+        return
+    with tempfile.TemporaryDirectory(prefix="dcfast-bench-features-") as folder:
+        work = work_of(Path(folder), model, count, "cuda:0")
+        batches = tensors_of(work)
+        expected = model_alone(work, batches)
+        runs = {"dcfast": partial(stage, work), MODEL_ALONE: partial(model_alone, work, batches)}
+        bench.compare(
+            op,
+            [Side(name, run, partial(near, name, expected)) for name, run in runs.items()],
+            shape=shape,
+            dtype="float16",
+        )
+
+
 def time_model(bench: harness.Bench, op: str, model: str, count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="dcfast-bench-features-") as folder:
-        work = work_of(Path(folder), model, count)
+        work = work_of(Path(folder), model, count, "cpu")
         batches = tensors_of(work)
         expected = model_alone(work, batches)
         sides: dict[str, Callable[[], Answer]] = {
@@ -151,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
     bench = harness.Bench("bench_features", options)
     for op, model, count, quick in MODELS:
         time_model(bench, op, model, quick if options.quick else count)
+    time_gpu(bench)
     return bench.finish()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dcfast.features import embed
 from dcfast.features import pairs as pairs_module
 from dcfast.features.embed import embed_segment
 from dcfast.features.pairs import STATUS, SegmentPairs
@@ -89,6 +90,27 @@ def test_pixels_are_open_clips(segment: tuple[Segment, str]) -> None:
         expected = model.preprocess(load_image(sample.jpg)) if status == pairs_module.OK else blank
         assert torch.equal(found, expected)
     pairs.close()
+
+
+def test_the_next_batch_is_begun_before_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a GPU computes while the one before is written."""
+    happened: list[str] = []
+
+    class Begun:
+        def __init__(self, chunks: list[str], *_: Any) -> None:
+            self.name = "".join(chunks)
+            happened.append(f"begin {self.name}")
+
+        def wait(self) -> list[Any]:
+            happened.append(f"wait {self.name}")
+            return []
+
+    monkeypatch.setattr(embed, "_Batch", Begun)
+    monkeypatch.setattr(embed, "BATCH", 2 * embed.CHUNK)
+    given = [batch.name for batch, _ in embed._batches(iter("abcde"), [], "cuda:0")]
+    assert given == ["ab", "cd", "e"]
+    assert happened == ["begin ab", "begin cd", "wait ab", "begin e", "wait cd", "wait e"]
+    assert not list(embed._batches(iter(()), [], "cuda:0"))
 
 
 class Seeing:
