@@ -20,7 +20,7 @@ BENCHES = (
     *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
     *("bench_filters", "bench_similarity", "bench_phash", "bench_dedup", "bench_scores", "bench_sampling"),
     *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode", "bench_loader"),
-    *("bench_remote", "bench_checkpoint"),
+    *("bench_remote", "bench_checkpoint", "bench_features"),
 )
 
 

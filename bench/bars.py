@@ -86,6 +86,7 @@ WEBDATASET = "webdataset, skipping"
 WEBDATASET_ORDER = "webdataset, in order"
 WEBDATASET_SHUFFLED = "webdataset, shuffled"
 TORCH_LOGITS = "the formula in torch, with logits"
+MODEL_ALONE = "the model alone, on tensors"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
 OPEN_CLIP_LOADER = "open_clip's loader"
@@ -95,6 +96,7 @@ ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
 GCLD3_FLOOR = "floor: gcld3 of the rows that need it"
 PREAD_FLOOR = "floor: one pread a member"
 PRODUCT_FLOOR = "floor: BLAS product alone"
+PILLOW_THEN_MODEL = "Pillow, then the model"
 TRAFFIC_FLOOR = "floor: read and write"
 
 
@@ -134,6 +136,12 @@ def _remote() -> tuple[Bar, ...]:
             "shuffled_uids_vs_in_order", name, f"{work}, shuffled", "shuffled_uids", IN_ORDER, SHUFFLED, "least", 0.9, 1
         ),
     )
+
+
+def _features(name: str, model: str) -> tuple[Bar, Bar]:
+    op, work = f"features_{name}", f"features of a segment by {model}"
+    alone = Bar(f"{op}_vs_model", "bench_features", work, op, MODEL_ALONE, "dcfast", "least", 0.9, 0.95)
+    return alone, Bar(f"{op}_vs_pillow", "bench_features", work, op, PILLOW_THEN_MODEL, "dcfast", "least", None, None)
 
 
 def _acquire(name: str, work: str, under: str) -> Bar:
@@ -265,6 +273,9 @@ BARS: tuple[Bar, ...] = (
     ),
     *_decode(85),
     *_decode(95),
+    *_features("tiny", "the teacher's model"),
+    *_features("vit_b_32", "ViT-B-32"),
+    _features("gpu", "ViT-B-32 on a GPU")[0],
     Bar(
         name="step_while_saving_vs_alone",
         bench="bench_checkpoint",

@@ -197,20 +197,43 @@ CropTask crop_task(std::size_t i, std::span<const std::byte> encoded, std::int64
           {window[0], window[1], window[2], window[3]}, expected[0], expected[1], nullptr};
 }
 
-/// Pictures of a batch; see dcfast.images.crops.
-Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "begin">& begin, const Input<std::int64_t, "size">& size,
-                             const Array<std::int32_t>& windows, const Array<std::int32_t>& expected, Array<std::uint8_t> out,
-                             const Input<std::int64_t, "at">& at, unsigned threads, bool reduced, bool tall_first_down) {
+/// The whole of the expected picture, of whose resampled pixels a square is made.
+CropTask square_task(std::size_t i, std::span<const std::byte> encoded, std::int64_t begin, std::int64_t size,
+                     const std::int32_t* target, const std::int32_t* expected, std::int64_t side) {
+  const std::int32_t window[] = {0, 0, expected[0], expected[1]};
+  CropTask task = crop_task(i, encoded, begin, size, window, expected);
+  const auto inside = [side](std::int32_t from, std::int32_t whole) { return from >= 0 && from + side <= whole; };
+  if (!inside(target[2], target[0]) || !inside(target[3], target[1])) {
+    throw py::value_error(cat("target ", i, " (width, height, left, top) must hold a square of ", side, " at left and top; got ", target[0],
+                              ", ", target[1], ", ", target[2], ", ", target[3]));
+  }
+  task.target = CropTarget{target[0], target[1], target[2], target[3]};
+  return task;
+}
+
+/// Where pictures lie in `encoded`, and where in `out` they go to.
+struct BatchPlaces {
+  const Encoded& encoded;
+  const Input<std::int64_t, "begin">& begin;
+  const Input<std::int64_t, "size">& size;
+  const Input<std::int64_t, "at">& at;
+};
+
+/// Pictures of a batch; `make` makes the task of picture i from its row of four numbers.
+Array<std::uint8_t> batch_of(const BatchPlaces& places, const char* name, const Array<std::int32_t>& numbers,
+                             const Array<std::int32_t>& expected, Array<std::uint8_t>& out, unsigned threads, CropOptions options,
+                             const auto& make) {
+  const auto& [encoded, begin, size, at] = places;
   check_one_length("begin, size and at must have one length", begin, size, at);
   const std::size_t count = begin.view.size();
-  const auto window_rows = borrow_rows("windows", windows, 4);
+  const auto rows = borrow_rows(name, numbers, 4);
   const auto sizes = borrow_rows("expected", expected, 2);
-  if (window_rows.size() != 4 * count || sizes.size() != 2 * count) {
-    throw py::value_error(cat("windows and expected must have a row a picture, ", count, "; got ", window_rows.size() / 4, " and ", sizes.size() / 2));
+  if (rows.size() != 4 * count || sizes.size() != 2 * count) {
+    throw py::value_error(cat(name, " and expected must have a row a picture, ", count, "; got ", rows.size() / 4, " and ", sizes.size() / 2));
   }
   if (threads == 0) throw py::value_error("threads must be 1 or more; got 0");
   std::uint8_t* const pictures = borrow_pictures(out);
-  const auto side = static_cast<std::uint32_t>(out.shape(1));
+  options.side = static_cast<std::uint32_t>(out.shape(1));
   std::vector<CropTask> tasks;
   tasks.reserve(count);
   std::vector<bool> taken(static_cast<std::size_t>(out.shape(0)));
@@ -219,14 +242,32 @@ Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "
     if (row < 0 || row >= out.shape(0)) throw py::value_error(cat("at[", i, "] must be a row of out, 0 to ", out.shape(0) - 1, "; got ", row));
     if (taken[static_cast<std::size_t>(row)]) throw py::value_error(cat("at must name each row once; got ", row, " again at ", i));
     taken[static_cast<std::size_t>(row)] = true;
-    tasks.push_back(crop_task(i, encoded.view, begin.view[i], size.view[i], &window_rows[4 * i], &sizes[2 * i]));
-    tasks.back().out = pictures + static_cast<std::size_t>(row) * side * side * 3;
+    tasks.push_back(make(i, encoded.view, begin.view[i], size.view[i], &rows[4 * i], &sizes[2 * i]));
+    tasks.back().out = pictures + static_cast<std::size_t>(row) * options.side * options.side * 3;
   }
   return own_as<std::uint8_t>(enter_core([&](const Poll& poll) {
     std::vector<CropStatus> statuses(count);
-    crop_resize(tasks, {.side = side, .reduced = reduced, .tall_first_down = tall_first_down}, threads, statuses, poll);
+    crop_resize(tasks, options, threads, statuses, poll);
     return statuses;
   }));
+}
+
+/// See dcfast.images.crops.
+Array<std::uint8_t> crops_of(const Encoded& encoded, const Input<std::int64_t, "begin">& begin, const Input<std::int64_t, "size">& size,
+                             const Array<std::int32_t>& windows, const Array<std::int32_t>& expected, Array<std::uint8_t> out,
+                             const Input<std::int64_t, "at">& at, unsigned threads, bool reduced, bool tall_first_down) {
+  const CropOptions options{.reduced = reduced, .tall_first_down = tall_first_down};
+  return batch_of({encoded, begin, size, at}, "windows", windows, expected, out, threads, options, crop_task);
+}
+
+/// See dcfast.images.squares.
+Array<std::uint8_t> squares_of(const Encoded& encoded, const Input<std::int64_t, "begin">& begin, const Input<std::int64_t, "size">& size,
+                               const Array<std::int32_t>& targets, const Array<std::int32_t>& expected, Array<std::uint8_t> out,
+                               const Input<std::int64_t, "at">& at, unsigned threads, bool tall_first_down) {
+  const std::int64_t side = out.ndim() == 4 ? out.shape(1) : 0;  // other shapes are refused
+  const auto make = [side](std::size_t i, auto bytes, std::int64_t from, std::int64_t length, const std::int32_t* target,
+                           const std::int32_t* whole) { return square_task(i, bytes, from, length, target, whole, side); };
+  return batch_of({encoded, begin, size, at}, "targets", targets, expected, out, threads, {.tall_first_down = tall_first_down}, make);
 }
 
 int decode_rgb_into(const py::bytes& image, Array<std::uint8_t> out) {
@@ -273,6 +314,9 @@ void bind_images(py::module_& m) {
   m.def("crop_resize", &crops_of, "encoded"_a, "begin"_a, "size"_a, "windows"_a, "expected"_a, "out"_a, "at"_a, "threads"_a,
         "reduced"_a, "tall_first_down"_a = true,
         "Statuses of JPEGs whose crops are written into a batch: 0 done, 1 not read here, 2 another size, 3 damaged.");
+  m.def("resize_squares", &squares_of, "encoded"_a, "begin"_a, "size"_a, "targets"_a, "expected"_a, "out"_a, "at"_a, "threads"_a,
+        "tall_first_down"_a = true,
+        "Statuses as crop_resize has them, of whole JPEGs that are resampled to a size of which a square is written.");
   m.def("decode_rgb", &decode_rgb_into, "image"_a, "out"_a, "The status of a whole JPEG, decoded into out as crop_resize decodes it.");
   m.def("jpeg_version", [] { return std::string(jpeg_library()); }, "The JPEG library of the core.");
   m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");

@@ -27,7 +27,7 @@ BENCHES = (
     *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
     *("bench_filters", "bench_similarity", "bench_phash", "bench_dedup", "bench_scores", "bench_sampling"),
     *("bench_hamming", "bench_kmeans", "bench_pool_dataset", "bench_acquire", "bench_decode", "bench_loader"),
-    *("bench_remote", "bench_checkpoint"),
+    *("bench_remote", "bench_checkpoint", "bench_features"),
 )
 FIELDS = [
     *("op", "provider", "shape", "dtype", "reps", "median_s", "p20_s", "p80_s", "bytes", "checked", "cpu", "gpu"),
@@ -47,7 +47,7 @@ def options_of(cache: Path, results: Path) -> list[str]:
 
 LONG = (
     *("bench_loss", "bench_filters", "bench_tar_index", "bench_random_access", "bench_similarity", "bench_scores"),
-    *("bench_pool_dataset", "bench_loader"),
+    *("bench_pool_dataset", "bench_loader", "bench_features"),
 )
 
 

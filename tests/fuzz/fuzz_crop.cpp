@@ -1,7 +1,8 @@
 // Crops of any bytes: a status, pixels of their own place alone, and the same a second time. The first bytes of the input
-// choose the window, the size of the result, and whether the picture may be reduced.
+// choose the window, the size of the result, whether the picture may be reduced, and whether the result is a square of a larger one.
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "core/images/crop_resize.hpp"
@@ -31,12 +32,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   window.width = std::max(1, part_of(width - window.left, data[2]) + data[2] % 2);
   window.height = std::max(1, part_of(height - window.top, data[3]) + data[3] % 2);
   const CropOptions options{.side = 1U + data[4] % 40, .reduced = data[5] % 2 != 0, .tall_first_down = data[5] % 4 < 2};
+  std::optional<CropTarget> target;
+  if (data[5] % 8 >= 4) {
+    const auto side = static_cast<std::int32_t>(options.side);
+    target = CropTarget{side + data[0] + (data[2] << 12), side + data[1] + data[3], data[0] + (data[2] << 11), data[3]};
+  }
   const std::size_t pixels = std::size_t{3} * options.side * options.side;
   std::array<std::vector<std::uint8_t>, 2> out;
   std::array<CropStatus, 2> statuses{};
   for (std::size_t i = 0; i < 2; ++i) {
     out[i].assign(pixels + 64, kUntouched);
-    const CropTask task{bytes, window, width, height, out[i].data()};
+    const CropTask task{bytes, window, width, height, out[i].data(), target};
     crop_resize({&task, 1}, options, 1, {&statuses[i], 1});
     MUST(std::all_of(out[i].begin() + static_cast<std::ptrdiff_t>(pixels), out[i].end(), [](auto byte) { return byte == kUntouched; }));
   }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from dcfast.models.clip import ClipModel
+from dcfast.models.pixels import PixelShape, PixelTransform
 from PIL import Image
 from torch import Tensor, nn
 
@@ -109,6 +110,7 @@ def colour_clip(factor: float = 1.0, content_hash: str = "c0" * 32) -> ClipModel
     return ClipModel(
         model=ColourModel(factor),
         preprocess=_preprocess,
+        pixels=PixelTransform(PixelShape(4, 4), (0.0,) * 3, (1.0,) * 3),
         tokenizer=_tokenizer,
         name="colours",
         source="a test",

@@ -17,6 +17,7 @@ from dcfast._core import images as core_images
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import quiet
 from dcfast.images.signatures import STATUS, image_signatures
+from dcfast.models.pixels import PixelShape, PixelTransform
 from dcfast.train.dali import DaliDecoder, plain_jpeg, require_dali
 from dcfast.train.decode import PilDecoder, ReducedPilDecoder
 from dcfast.train.pixels import Crops, PixelWriter
@@ -30,6 +31,7 @@ MODULES = {
     "images/signatures.py": "signatures",
     "images/blur.py": "blur",
     "images/resize.py": "resize",
+    "images/squares.py": "features",
     "features/pairs.py": "features",
     "evaluate/embed.py": "evaluation",
     "report/page/images.py": "page",
@@ -67,7 +69,9 @@ class Readers:
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
         self.clip: Any = SimpleNamespace(
-            image_size=SIDE, preprocess=self._preprocess, tokenizer=lambda texts: torch.zeros((len(texts), 4)),
+            image_size=SIDE, preprocess=self._preprocess,
+            pixels=PixelTransform(PixelShape(SIDE, SIDE), (0.0,) * 3, (1.0,) * 3),
+            tokenizer=lambda texts: torch.zeros((len(texts), 4)),
             model=torch.nn.Linear(1, 1),
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from dcfast.models import devices
-from dcfast.models.devices import borrowed_device, gpu_share, resolve_device
+from dcfast.models.devices import borrowed_device, count_gpus, decode_threads, gpu_share, resolve_device
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def test_the_cpu_is_not_borrowed(two_gpus: None, tmp_path: Path) -> None:
         assert device == "cpu"
     assert list(tmp_path.iterdir()) == []
     assert (gpu_share("cpu"), gpu_share("auto")) == (0.0, 1 / devices.PER_GPU)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (3, 1), (8, 4), (64, 16)])
+def test_gpus_share_the_cores_for_decoding(
+    cores: int, threads: int, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert decode_threads("cuda:1") == threads
+    assert decode_threads("cpu") == 1
+    assert (count_gpus("cuda"), count_gpus("cpu")) == (2, 0)
 
 
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dcfast.models.clip import load_tokenizer
-from dcfast.models.tokens import CoreTokenizer, core_tokenizer
+from dcfast.models.tokens import CoreTokenizer, core_tokenizer, tokenize
 from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -150,3 +151,10 @@ def test_captions_beyond_the_data_are_refused() -> None:
         CORE.encode(b"abc", np.zeros(2, np.int64), one)
     tokens, done = CORE.encode(b"", np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert (tokens.shape, done.shape) == ((0, 77), (0,))
+
+
+def test_texts_of_every_kind_by_the_core_and_by_open_clip() -> None:
+    tokenizer = load_tokenizer("ViT-B-32")
+    texts = ["a dog", "", "ein Vögelchen &amp; ein Ast", "x" * 300, "\ud800 broken", "a dog"]
+    assert torch.equal(tokenize(tokenizer, texts), tokenizer(texts))
+    assert tokenize(tokenizer, []).shape == (0, 77)

@@ -249,7 +249,7 @@ def test_times_are_those_of_the_recipe_that_is_asked_for(pool: Path, tmp_path: P
     other = replace(settings, overrides={"model": "RN50"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probes, "step_seconds", step)
-        patch.setattr(probes, "embed_seconds", lambda *more: 1.0)
+        patch.setattr(probes, "embed_seconds", lambda *more: (1.0, 1.0))
         rates = probes.measure(Run(tmp_path / "o", other), ["train"])
     assert (asked, list(rates.train)) == ([("RN50", "amp_bf16")], ["RN50"])
     # the last time here is of the recipe that was followed then

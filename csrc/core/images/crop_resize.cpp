@@ -145,24 +145,41 @@ class Cropper {
     const auto width = static_cast<std::uint32_t>(task.expected_width);
     const auto height = static_cast<std::uint32_t>(task.expected_height);
     if (const CropStatus status = open_plain(reader, width, height); status != CropStatus::done) return status;
-    const bool reduced = options_.reduced && may_reduce(task.window, options_.side);
+    const auto side = static_cast<std::int32_t>(options_.side);
+    const CropTarget target = task.target.value_or(CropTarget{side, side, 0, 0});
+    const bool reduced = options_.reduced && !task.target && may_reduce(task.window, options_.side);
     reader.info.scale_num = 1;
     reader.info.scale_denom = reduced ? reduction_of(task, options_.side) : 1;
     if (const CropStatus status = start_plain(reader); status != CropStatus::done) return status;
-    const Source source = reduced ? box_of(task, reader.info.output_width, reader.info.output_height) : cut_of(task.window);
+    Source source = reduced ? box_of(task, reader.info.output_width, reader.info.output_height) : cut_of(task.window);
     if (!(source.x.from < source.x.to && source.y.from < source.y.to)) return CropStatus::elsewhere;
-    make_resize_taps(source.x.length, source.x.from, source.x.to, options_.side, across_);
-    make_resize_taps(source.y.length, source.y.from, source.y.to, options_.side, down_);
-    const bool good = is_first_down(source) ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out);
+    make_taps(source.x, target.width, target.left, across_);
+    make_taps(source.y, target.height, target.top, down_);
+    const bool first_down = is_first_down(source, target);
+    leave_columns(source.x);
+    const bool good = first_down ? down_then_across(reader, source, task.out) : across_then_down(reader, source, task.out);
     return good ? end_of(reader) : failed(reader);
   }
 
  private:
   /// Pillow's rule: where the height shrinks by more than twice as many pixels as the width.
-  bool is_first_down(const Source& source) const {
-    const std::int64_t side = options_.side;
-    const std::int64_t narrower = std::max<std::int64_t>(0, source.x.length - side);
-    return options_.tall_first_down && source.y.length - side > 2 * narrower;
+  bool is_first_down(const Source& source, const CropTarget& target) const {
+    const std::int64_t narrower = std::max<std::int64_t>(0, std::int64_t{source.x.length} - target.width);
+    return options_.tall_first_down && std::int64_t{source.y.length} - target.height > 2 * narrower;
+  }
+
+  void make_taps(const Axis& axis, std::int32_t size, std::int32_t begin, ResizeTaps& taps) const {
+    const PlacesOf places{static_cast<std::uint32_t>(size), static_cast<std::uint32_t>(begin), options_.side};
+    make_resize_taps(axis.length, axis.from, axis.to, places, taps);
+  }
+
+  /// Cuts off the columns that no place of the result takes.
+  void leave_columns(Axis& x) {
+    const std::uint32_t begin = across_.begin;
+    for (std::uint32_t& first : across_.first) first -= begin;
+    for (std::uint32_t& last : across_.last) last -= begin;
+    x.origin += begin;
+    x.length = across_.end - begin;
   }
 
   /// Decodes the lines up to a row, and throws them away.

@@ -1,9 +1,10 @@
-// Training pictures: JPEG bytes to a crop of the picture, resampled to a square, straight into a batch. Pixel for pixel what
-// Pillow gives: crop, bicubic resize, RGB.
+// Pictures for models: JPEG bytes to a crop of the picture, resampled to a square, straight into a batch; or to a larger picture,
+// of which a square is cut. Pixel for pixel what Pillow gives: crop, bicubic resize, crop, RGB.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "core/system/parallel.hpp"
@@ -25,12 +26,22 @@ struct CropWindow {
   std::int32_t height;
 };
 
+/// What a window is resampled to, in pixels, and where the square of the result lies in it: whole, inside.
+struct CropTarget {
+  std::int32_t width;
+  std::int32_t height;
+  std::int32_t left;
+  std::int32_t top;
+};
+
 struct CropTask {
   std::span<const std::byte> bytes;
   CropWindow window;  // inside the expected size, and not empty
   std::int32_t expected_width;
   std::int32_t expected_height;
   std::uint8_t* out;  // side x side x 3 bytes; undefined where the status is not `done`
+  /// Else the window is resampled to the square itself. A picture with a target is never reduced.
+  std::optional<CropTarget> target = std::nullopt;
 };
 
 struct CropOptions {

@@ -36,16 +36,18 @@ bool use_avx2() {
 
 }  // namespace
 
-void make_resize_taps(std::uint32_t length, float from, float to, std::uint32_t size, ResizeTaps& taps) {
-  const double scale = static_cast<double>(to - from) / size;
+void make_resize_taps(std::uint32_t length, float from, float to, PlacesOf places, ResizeTaps& taps) {
+  const std::uint32_t size = places.count;
+  const double scale = static_cast<double>(to - from) / places.size;
   const double stretch = std::max(scale, 1.0);
   const double reach = kReach * stretch;
   taps.first.resize(size);
   taps.last.resize(size);
+  const auto centre_of = [&](std::uint32_t i) { return from + (places.begin + i + 0.5) * scale; };
   const auto begin_at = [&](double centre) { return std::max(0, static_cast<int>(centre - reach + 0.5)); };
   std::uint32_t most = 0;
   for (std::uint32_t i = 0; i < size; ++i) {
-    const double centre = from + (i + 0.5) * scale;
+    const double centre = centre_of(i);
     taps.first[i] = static_cast<std::uint32_t>(begin_at(centre)) & ~1U;
     taps.last[i] = std::min(length, static_cast<std::uint32_t>(centre + reach + 0.5));
     most = std::max(most, taps.last[i] - taps.first[i]);
@@ -58,7 +60,7 @@ void make_resize_taps(std::uint32_t length, float from, float to, std::uint32_t 
   taps.split.resize(2 * taps.weights.size());
   std::vector<double> shares(taps.slots);
   for (std::uint32_t i = 0; i < size; ++i) {
-    const double centre = from + (i + 0.5) * scale;
+    const double centre = centre_of(i);
     const auto first = static_cast<int>(taps.first[i]);
     const auto count = static_cast<int>(taps.last[i]) - first;
     const int ahead = begin_at(centre) - first;  // one place with a zero, or none

@@ -9,7 +9,7 @@
 
 namespace dcfast {
 
-/// What each of `size` places of a resampled axis is a sum of.
+/// What each of the places of a resampled axis is a sum of.
 struct ResizeTaps {
   std::vector<std::uint32_t> first;  // place on the source axis, even
   std::vector<std::uint32_t> last;   // the place behind the last one whose weight counts
@@ -24,8 +24,16 @@ struct ResizeTaps {
   std::uint32_t size() const { return static_cast<std::uint32_t>(first.size()); }
 };
 
-/// Resamples [from, to) of an axis of `length` pixels to `size` of them; 0 <= from < to <= length. Keeps the memory of `taps`.
-void make_resize_taps(std::uint32_t length, float from, float to, std::uint32_t size, ResizeTaps& taps);
+/// Some places of a resampled axis.
+struct PlacesOf {
+  std::uint32_t size;  // of the axis
+  std::uint32_t begin = 0;
+  std::uint32_t count = size;
+};
+
+/// Resamples [from, to) of an axis of `length` pixels to `places.size` of them, of which some are made; 0 <= from < to <= length.
+/// Keeps the memory of `taps`.
+void make_resize_taps(std::uint32_t length, float from, float to, PlacesOf places, ResizeTaps& taps);
 
 /// Rows that `resize_across` takes at a time.
 inline constexpr std::size_t kAcrossRows = 8;

@@ -31,6 +31,7 @@ __all__: list[str] = [
     "max_scans",
     "phash256_grey",
     "phash_grey",
+    "resize_squares",
     "shrink",
     "shrinks_fast",
     "status_names",
@@ -156,6 +157,21 @@ def phash256_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[numpy.typing
 def phash_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[int, bool]:
     """
     (perceptual hash, flat) of grey levels.
+    """
+
+def resize_squares(
+    encoded: typing_extensions.Buffer,
+    begin: numpy.typing.NDArray[numpy.int64],
+    size: numpy.typing.NDArray[numpy.int64],
+    targets: numpy.typing.NDArray[numpy.int32],
+    expected: numpy.typing.NDArray[numpy.int32],
+    out: numpy.typing.NDArray[numpy.uint8],
+    at: numpy.typing.NDArray[numpy.int64],
+    threads: typing.SupportsIndex,
+    tall_first_down: bool = True,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Statuses as crop_resize has them, of whole JPEGs that are resampled to a size of which a square is written.
     """
 
 def shrink(

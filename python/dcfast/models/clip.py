@@ -34,6 +34,7 @@ from dcfast.models.folder import (
 )
 from dcfast.models.library_errors import model_errors, quiet, tokenizer_errors, weights_errors
 from dcfast.models.open_clip_weights import read_by_us
+from dcfast.models.pixels import PixelTransform
 from dcfast.process.compute import device_name
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
@@ -57,6 +58,7 @@ class ClipModel:
     Attributes:
         model: the open_clip module, in eval mode, on its device; ``encode_image`` and ``encode_text``.
         preprocess: PIL picture -> float32 tensor (3, image_size, image_size); the validation transform.
+        pixels: the same in two parts, with uint8 pixels between them.
         tokenizer: list of n strings -> int64 tensor (n, context length).
         name: of the architecture, e.g. ``ViT-B-32``.
         source: where the weights come from, in words: a path, an open_clip tag, or a seed.
@@ -68,6 +70,7 @@ class ClipModel:
 
     model: torch.nn.Module
     preprocess: Callable[[Image], Tensor]
+    pixels: PixelTransform
     tokenizer: Tokenizer
     name: str
     source: str
@@ -335,6 +338,7 @@ def load_model(
     return ClipModel(
         model=model,
         preprocess=image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False),
+        pixels=PixelTransform.of_config(model.visual.preprocess_cfg),
         tokenizer=tokenizer,
         name=name,
         source=source,

@@ -69,6 +69,24 @@ def whole_matmuls() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def count_gpus(device: str) -> int:
+    """GPUs of this machine that pieces share; 0 for ``cpu``."""
+    import torch
+
+    return 0 if device == "cpu" else torch.cuda.device_count()
+
+
+def decode_threads(device: str) -> int:
+    """Threads of one process that decode ahead of its model.
+
+    One on the CPU, where pieces fill the cores. For a GPU all cores that are its own where GPUs share them evenly, 16
+    at most: of two processes at work on it, one may wait for the other.
+    """
+    if device == "cpu":
+        return 1
+    return max(1, min(16, len(os.sched_getaffinity(0)) // max(1, count_gpus(device))))
+
+
 def gpu_share(device: str) -> float:
     """What a piece asks a cluster for: the share of a GPU that one process takes; 0 for ``cpu``."""
     return 0.0 if device == "cpu" else 1.0 / PER_GPU

@@ -7,12 +7,17 @@ no special token written out, no word of more than 256 characters. Most of a web
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import tokens as core_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PATTERN = r"""<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 _SPECIAL = ["<start_of_text>", "<end_of_text>"]
@@ -100,3 +105,23 @@ def _agree(core: CoreTokenizer, tokenizer: Any) -> bool:
     size = np.array([len(text) for text in _PROBES], np.int64)
     tokens, done = core.encode("".join(_PROBES).encode(), np.cumsum(size) - size, size)
     return bool(done.all()) and np.array_equal(tokens, tokenizer(list(_PROBES)).numpy())
+
+
+_kept_core = lru_cache(maxsize=8)(core_tokenizer)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """What a tokenizer makes of n texts, (n, context) int64: by the core those that it is sure of."""
+    import torch
+
+    core = _kept_core(tokenizer)
+    if core is None:
+        made: Tensor = tokenizer(list(texts))
+        return made
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    size = np.array([len(text) for text in encoded], np.int64)
+    tokens, done = core.encode(b"".join(encoded), np.cumsum(size) - size, size)
+    left = np.flatnonzero(~done).tolist()
+    if left:
+        tokens[left] = tokenizer([texts[i] for i in left]).numpy()
+    return torch.from_numpy(tokens)

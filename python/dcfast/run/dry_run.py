@@ -22,6 +22,7 @@ from dcfast.index.metadata import count_metadata_rows
 from dcfast.process.terminal import say
 from dcfast.report.facts.reading import read_rows
 from dcfast.run.checks import check_device, check_stages, check_start, check_work, select_stages
+from dcfast.run.feature_plan import feature_names, feature_words, pair_seconds
 from dcfast.run.options import RunOptions
 from dcfast.run.probes import Rates, measure
 from dcfast.run.states import DONE, MAYBE, StageState, stage_states
@@ -78,6 +79,7 @@ class Plan:
     Attributes:
         trainings: at most, where a stage may be left as it is (``at_most``).
         costs: what training takes of network and GPUs, in lines.
+        features: a line on what computing them costs, where that is planned.
     """
 
     amounts: Amounts
@@ -88,6 +90,7 @@ class Plan:
     free_bytes: int
     how: list[str]
     costs: list[str]
+    features: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
     untimed = {stage for stage in stages if stage not in here.timed}
     waiting = [stage for stage in undone if stage not in untimed]
     rates = measure(run, waiting) if waiting else Rates()
+    rates.gpus = min(rates.gpus, workers)
     amounts = _amounts(run, rates)
     costs = _costs(run, amounts, rates, workers)
     before = _last_times(run) if waiting else {}
@@ -196,6 +200,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
         if own_name(each.stage) == "train" and each.state != DONE:
             most = None if "train" in unlooked else checkpoint_bytes(run.settings.recipe()) + 8 * amounts.rows
         planned.append(StagePlan(each.stage, each, read, most, None if own_name(each.stage) in untimed else seconds))
+    features = [each for each in planned if each.stage == "features" and each.state.state not in ("", DONE)]
     timed = [s.stage for s in states if s.state != DONE and s.stage in before and s.stage not in {*untimed, *begun}]
     return Plan(
         amounts=amounts,
@@ -210,6 +215,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
             *([f"{', '.join(timed)} by the last time here"] if timed else []),
             *(f"{stage}: {its.left:,} of {its.steps:,} steps are left" for stage, its in begun.items()),
         ],
+        features=[feature_words(run, amounts.rows, each.seconds, rates, each.stage in before) for each in features],
     )
 
 
@@ -246,7 +252,7 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
     teaching = RECIPE["samples_seen"] * rates.train.get(teacher, 0.0)
     if spec is not None:
         teaching += spec.teacher_pairs * rates.render / cores
-    embedding = rows * sum(seconds for name, seconds in rates.embed.items() if _is_feature(run, name)) / cores
+    embedding = rows * pair_seconds(rates, feature_names(run), cores)
     metadata, copies = amounts.metadata_bytes, _copies(run)
     written = size if copies is None or not rows else int(size / rows * copies)
     return {
@@ -261,7 +267,7 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
         "reshard": (size, written, (size + written) * rates.read / cores),
         "verify": (2 * written, 0, 2 * written * rates.read / cores),
         "train": (pair_bytes(size, rows) * recipe.samples_seen, 0, training),
-        "evaluate": (amounts.eval_bytes, 0, pictures * rates.embed.get(model, 0.0) / cores),
+        "evaluate": (amounts.eval_bytes, 0, pictures * pair_seconds(rates, [model], cores)),
         "report": (0, 2_000_000, REPORT_SECONDS),
     }
 
@@ -271,11 +277,6 @@ def _copies(run: Run) -> int | None:
     text = run.settings.filter
     sampling = None if text is None else compile_filter(text, run_code=False).sampling
     return None if sampling is None else sampling.total
-
-
-def _is_feature(run: Run, name: str) -> bool:
-    models = {teacher_model() if text == "teacher" else text.partition(":")[0] for text in run.features.values()}
-    return name in models
 
 
 class _TimingLine(Record):
@@ -419,6 +420,7 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None
         lines.append(
             f"the disk may be too small: up to {_amount(needed)} are written; choose another --out, or free some"
         )
+    lines += planned.features
     lines += planned.costs
     if planned.how:
         lines.append(f"times by what was tried here just now: {'; '.join(planned.how)}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from dcfast.errors import MissingDependencyError
-from dcfast.features.embed import encode
+from dcfast.features.embed import BATCH, encode, encode_pictures
 from dcfast.features.pairs import CHUNK, SegmentPairs
 from dcfast.images.decode import quiet
 from dcfast.index.segments import Segment
@@ -184,29 +185,38 @@ def _loaded(model: str, device: str) -> ClipModel:
     return load_model(model, device=device)
 
 
-def embed_seconds(model: str, device: str, segment: Segment, shard_dir: str, reckoned: list[str]) -> float:
-    """Of a pair: decoded, tokenized and through the model, in one process of a run; ``reckoned`` as above, and then
-    without decoding."""
+def embed_seconds(
+    model: str, device: str, segment: Segment, shard_dir: str, reckoned: list[str]
+) -> tuple[float, float]:
+    """Of a pair: to decode and tokenize it by one core, and to take it through the model, in one process of a run.
+
+    ``reckoned`` as above; then nothing is decoded, and the first is 0.
+    """
     with quiet, one_thread(device):
         size = model_size(model)
         pair = size.operations / matmul_rate(device, "fp32" if device == "cpu" else "amp")
         if _seconds_to_make(size) + min(CHUNK, segment.num_samples) * pair > TRIAL_SECONDS:
             reckoned.append(model)
-            return pair
+            return 0.0, pair
         clip = _loaded(model, device)
-        pairs = SegmentPairs(segment, shard_dir, [clip])
-        firsts = iter(range(0, len(pairs), CHUNK))
+        with closing(SegmentPairs(segment, shard_dir, [clip])) as pairs:
+            chunk = pairs.chunk(0)  # its first bytes, and what is made once
+            firsts = iter(range(0, len(pairs), CHUNK))
 
-        def some() -> int:
-            first = next(firsts, None)
-            if first is None:
-                return 0
-            chunk = pairs.chunk(first)
-            encode(clip.model.encode_image, chunk.images[0], device).cpu()
-            encode(clip.model.encode_text, chunk.tokens[0], device).cpu()
-            return len(chunk.status)
+            def some() -> int:
+                first = next(firsts, None)
+                return 0 if first is None else len(pairs.chunk(first).status)
 
-        try:
-            return repeat_for_a_while(some)
-        finally:
-            pairs.close()
+            decode = repeat_for_a_while(some)
+        times = 1 if device == "cpu" else BATCH // CHUNK  # a GPU takes them together
+        pixels = chunk.pixels[clip.pixels.shape].repeat(times, 1, 1, 1)
+        tokens = chunk.tokens[0].repeat(times, 1)
+
+        def through() -> int:
+            encode_pictures(clip, pixels, device).cpu()
+            encode(clip.model.encode_text, tokens, device).cpu()
+            return len(pixels)
+
+        if device != "cpu":
+            through()  # the first loads kernels
+        return decode, repeat_for_a_while(through)

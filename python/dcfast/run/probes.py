@@ -20,7 +20,7 @@ from dcfast.images.signatures import image_signatures
 from dcfast.index.build import write_segment
 from dcfast.index.metadata import open_metadata, parse_uids
 from dcfast.index.segments import Segment
-from dcfast.models.devices import resolve_device
+from dcfast.models.devices import count_gpus, resolve_device
 from dcfast.run.model_probes import (
     TRIAL_SECONDS,
     device_name,
@@ -54,7 +54,8 @@ class Rates:
     Attributes:
         render: a pair of the built-in world.   index, read: a byte of shards.   picture: one decoded and hashed.
         filter: a metadata row.   train: a sample of a training step, by all of the device.
-        embed: model -> a pair through it, decoding and tokenizing included; of one process.
+        embed: model -> a pair through it, of one process.   decode: model -> a pair decoded and tokenized for it.
+        reckoned: models too large for their embeddings to be tried.   gpus: of this machine, where models run on them.
         picture_bytes, pair_bytes: of the shard that was tried, on average.
         how: what was tried, in words.
     """
@@ -66,6 +67,9 @@ class Rates:
     filter: float = 0.0
     train: dict[str, float] = field(default_factory=dict)
     embed: dict[str, float] = field(default_factory=dict)
+    decode: dict[str, float] = field(default_factory=dict)
+    reckoned: list[str] = field(default_factory=list)
+    gpus: int = 0
     picture_bytes: float = 0.0
     pair_bytes: float = 0.0
     how: list[str] = field(default_factory=list)
@@ -135,14 +139,14 @@ def _try_models(run: Run, stages: Sequence[str], segment: Segment, shard_dir: st
         return
     device = resolve_device(run.settings.device)
     steps: list[str] = []
-    embeddings: list[str] = []
+    embeddings = rates.reckoned
+    rates.gpus = count_gpus(device)
     for model, recipe in models.items():
         if recipe is not None:
             least = replace(recipe, samples_seen=recipe.global_batch, checkpoints=1)  # of any length the same
             rates.train[model] = step_seconds(least, run.settings.loss, device, steps)
-        rates.embed[model] = embed_seconds(model, device, segment, shard_dir, embeddings)
-        if model in embeddings:
-            rates.embed[model] += rates.picture
+        decode, embed = embed_seconds(model, device, segment, shard_dir, embeddings)
+        rates.decode[model], rates.embed[model] = decode or rates.picture, embed
     place = device_name(device)
     if tried := [model for model in models if model not in steps and model not in embeddings]:
         rates.how.append(f"training steps and embeddings of {', '.join(tried)} on {place}")

@@ -45,7 +45,7 @@ std::uint8_t sum_of(const ResizeTaps& taps, std::uint32_t place, const std::uint
 
 void test_taps(std::uint32_t length, float from, float to, std::uint32_t size) {
   ResizeTaps taps;
-  dcfast::make_resize_taps(length, from, to, size, taps);
+  dcfast::make_resize_taps(length, from, to, {size}, taps);
   CHECK(taps.size() == size && taps.slots == 2 * taps.pairs && taps.end <= length);
   for (std::uint32_t i = 0; i < size; ++i) {
     CHECK(taps.first[i] % 2 == 0 && taps.first[i] < taps.last[i] && taps.last[i] - taps.first[i] <= taps.slots);
@@ -62,9 +62,24 @@ void test_taps(std::uint32_t length, float from, float to, std::uint32_t size) {
   }
 }
 
+/// Some places alone have the sums that they have among all.
+void test_some_places(std::uint32_t length, std::uint32_t size, std::uint32_t begin, std::uint32_t count) {
+  ResizeTaps all, some;
+  dcfast::make_resize_taps(length, 0, static_cast<float>(length), {size}, all);
+  dcfast::make_resize_taps(length, 0, static_cast<float>(length), {size, begin, count}, some);
+  CHECK(some.size() == count && some.slots <= all.slots);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    CHECK(some.first[i] == all.first[begin + i] && some.last[i] == all.last[begin + i]);
+    for (std::uint32_t k = 0; k < all.slots; ++k) {
+      const std::int32_t weight = all.weights[(begin + i) * all.slots + k];
+      CHECK(weight == (k < some.slots ? some.weights[i * some.slots + k] : 0));
+    }
+  }
+}
+
 void test_passes(std::uint32_t length, std::uint32_t size, unsigned seed) {
   ResizeTaps taps;
-  dcfast::make_resize_taps(length, 0, static_cast<float>(length), size, taps);
+  dcfast::make_resize_taps(length, 0, static_cast<float>(length), {size}, taps);
   constexpr std::size_t rows = dcfast::kAcrossRows;
   std::array<Levels, rows> in, out;
   std::array<const std::uint8_t*, rows> from;
@@ -133,6 +148,31 @@ void test_jpegs() {
   CHECK(status_of(unhex(kPng), {0, 0, 10, 12}, 10, 12, false) == CropStatus::elsewhere);
 }
 
+/// A square of a larger picture has the pixels of that picture, made of squares beside each other.
+void test_targets() {
+  const auto bytes = unhex(kJpeg);
+  constexpr std::int32_t side = 5;
+  for (const std::int32_t times : {1, 3}) {
+    const std::int32_t whole = side * times;
+    Levels expected(static_cast<std::size_t>(3 * whole * whole));
+    CropStatus status{};
+    const dcfast::CropTask task{bytes, {0, 0, 20, 24}, 20, 24, expected.data()};
+    dcfast::crop_resize({&task, 1}, {.side = static_cast<std::uint32_t>(whole)}, 1, {&status, 1});
+    CHECK(status == CropStatus::done);
+    for (std::int32_t place = 0; place < times * times; ++place) {
+      const std::int32_t left = place % times * side, top = place / times * side;
+      Levels out(3 * side * side);
+      const dcfast::CropTask part{bytes, {0, 0, 20, 24}, 20, 24, out.data(), dcfast::CropTarget{whole, whole, left, top}};
+      dcfast::crop_resize({&part, 1}, {.side = side, .reduced = true}, 1, {&status, 1});
+      CHECK(status == CropStatus::done);
+      for (std::int32_t y = 0; y < side; ++y) {
+        const auto row = std::span(expected).subspan(static_cast<std::size_t>(3 * ((top + y) * whole + left)), 3 * side);
+        CHECK(std::ranges::equal(row, std::span(out).subspan(static_cast<std::size_t>(3 * y * side), 3 * side)));
+      }
+    }
+  }
+}
+
 void test_threads() {
   const auto bytes = unhex(kJpeg);
   Levels expected;
@@ -158,9 +198,11 @@ int main() {
       test_taps(length, 0, static_cast<float>(length), size);
       if (length > 2) test_taps(length, 0.125F, static_cast<float>(length) - 1.5F, size);
       test_passes(length, size, length + 7 * size);
+      test_some_places(length, size, size / 3, size - size / 3 - size / 4);
     }
   }
   test_jpegs();
+  test_targets();
   test_threads();
   return failures();
 }

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
-from dcfast.features.embed import encode
+from dcfast.features.embed import encode_pictures
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
@@ -123,7 +123,7 @@ def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: s
         clip = load_feature_model(out, model, borrowed)
         pairs = SegmentPairs(Segment.open(index), str(out / Path(shards[0]).parent), [clip])
         for chunk in pairs.chunks(threads=1, ahead=4):
-            image = encode(clip.model.encode_image, chunk.images[0], borrowed)
+            image = encode_pictures(clip, chunk.pixels[clip.pixels.shape], borrowed)
             usable = torch.from_numpy((chunk.status == OK) | (chunk.status == NO_CAPTION))
             parts.append(image.cpu()[usable].to(torch.float16).numpy())
     save_array(out / output, np.concatenate(parts))
