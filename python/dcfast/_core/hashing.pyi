@@ -1,14 +1,23 @@
 """
 XXH3 of buffers, files and ranges.
 """
+
 from __future__ import annotations
+
 import typing
+
 import numpy
 import numpy.typing
 import typing_extensions
-__all__: list[str] = ['hash_buffer_ranges', 'hash_file', 'hash_ranges', 'xxh3_128', 'xxh3_64']
 
-def hash_buffer_ranges(data: typing_extensions.Buffer, offsets: numpy.typing.NDArray[numpy.uint64], sizes: numpy.typing.NDArray[numpy.uint64], threads: typing.SupportsIndex) -> numpy.typing.NDArray[numpy.void]:
+__all__: list[str] = ["hash_buffer_ranges", "hash_file", "hash_ranges", "xxh3_64", "xxh3_128"]
+
+def hash_buffer_ranges(
+    data: typing_extensions.Buffer,
+    offsets: numpy.typing.NDArray[numpy.uint64],
+    sizes: numpy.typing.NDArray[numpy.uint64],
+    threads: typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.void]:
     """
     XXH3-128 of ranges of a bytes-like object.
     """
@@ -18,7 +27,12 @@ def hash_file(path: bytes) -> tuple[int, int]:
     XXH3-128 of a file: (high, low).
     """
 
-def hash_ranges(path: bytes, offsets: numpy.typing.NDArray[numpy.uint64], sizes: numpy.typing.NDArray[numpy.uint64], threads: typing.SupportsIndex) -> numpy.typing.NDArray[numpy.void]:
+def hash_ranges(
+    path: bytes,
+    offsets: numpy.typing.NDArray[numpy.uint64],
+    sizes: numpy.typing.NDArray[numpy.uint64],
+    threads: typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.void]:
     """
     XXH3-128 of ranges of a file.
     """

@@ -1,13 +1,17 @@
 """
 Index segments of tars.
 """
+
 from __future__ import annotations
+
 import collections.abc
 import typing
+
+import dcfast.storage.remote
 import numpy
 import numpy.typing
-import dcfast.storage.remote
-__all__: list[str] = ['SegmentStats', 'TarSegment', 'image_exts', 'write_segment']
+
+__all__: list[str] = ["SegmentStats", "TarSegment", "image_exts", "write_segment"]
 
 class SegmentStats:
     """
@@ -21,21 +25,13 @@ class SegmentStats:
         """
 
     @property
-    def num_members(self) -> int:
-        ...
-
+    def num_members(self) -> int: ...
     @property
-    def num_samples(self) -> int:
-        ...
-
+    def num_samples(self) -> int: ...
     @property
-    def num_shards(self) -> int:
-        ...
-
+    def num_shards(self) -> int: ...
     @property
-    def num_strays(self) -> int:
-        ...
-
+    def num_strays(self) -> int: ...
     @property
     def reports(self) -> list[tuple[int, int, bool, str]]:
         """
@@ -43,26 +39,23 @@ class SegmentStats:
         """
 
     @property
-    def tar_bytes(self) -> int:
-        ...
+    def tar_bytes(self) -> int: ...
 
 class TarSegment:
     """
     A mapped segment; its columns are read-only views of the map.
     """
 
-    def __init__(self, path: bytes | str, verify: bool) -> None:
-        ...
-
-    def exts(self) -> list[bytes]:
-        ...
-
+    def __init__(self, path: bytes | str, verify: bool) -> None: ...
+    def exts(self) -> list[bytes]: ...
     def image_members(self) -> numpy.typing.NDArray[numpy.int64]:
         """
         Index of each sample's image among the members, or -1.
         """
 
-    def keys(self, first: typing.SupportsIndex, last: typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8]]:
+    def keys(
+        self, first: typing.SupportsIndex, last: typing.SupportsIndex
+    ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8]]:
         """
         (begin, text) of the samples' keys.
         """
@@ -72,7 +65,15 @@ class TarSegment:
         (shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.
         """
 
-    def member_table(self, first_shard: typing.SupportsIndex, last_shard: typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]:
+    def member_table(
+        self, first_shard: typing.SupportsIndex, last_shard: typing.SupportsIndex
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint64],
+        numpy.typing.NDArray[numpy.uint64],
+    ]:
         """
         (shard, begin of name, names, offset, size) of the regular members.
         """
@@ -82,9 +83,7 @@ class TarSegment:
         (shard, offset, whether it is damage, message) of each.
         """
 
-    def shard_names(self) -> list[bytes]:
-        ...
-
+    def shard_names(self) -> list[bytes]: ...
     def stray_names(self) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.uint8]]:
         """
         (begin, text) of the strays' names.
@@ -95,7 +94,11 @@ class TarSegment:
         32 hexadecimal digits a sample, end to end.
         """
 
-    def unpack(self, first: typing.SupportsIndex, last: typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32]]:
+    def unpack(
+        self, first: typing.SupportsIndex, last: typing.SupportsIndex
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32]
+    ]:
         """
         (offset, size, extension) of the samples' members.
         """
@@ -106,83 +109,58 @@ class TarSegment:
         """
 
     @property
-    def base(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def base(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def flags(self) -> numpy.typing.NDArray[numpy.uint16]:
-        ...
-
+    def flags(self) -> numpy.typing.NDArray[numpy.uint16]: ...
     @property
-    def height(self) -> numpy.typing.NDArray[numpy.uint32]:
-        ...
-
+    def height(self) -> numpy.typing.NDArray[numpy.uint32]: ...
     @property
-    def member_begin(self) -> numpy.typing.NDArray[numpy.uint32]:
-        ...
-
+    def member_begin(self) -> numpy.typing.NDArray[numpy.uint32]: ...
     @property
-    def num_exts(self) -> int:
-        ...
-
+    def num_exts(self) -> int: ...
     @property
-    def num_members(self) -> int:
-        ...
-
+    def num_members(self) -> int: ...
     @property
-    def num_samples(self) -> int:
-        ...
-
+    def num_samples(self) -> int: ...
     @property
-    def num_shards(self) -> int:
-        ...
-
+    def num_shards(self) -> int: ...
     @property
-    def num_strays(self) -> int:
-        ...
-
+    def num_strays(self) -> int: ...
     @property
-    def sample_begin(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def sample_begin(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def shard_mtime_ns(self) -> numpy.typing.NDArray[numpy.int64]:
-        ...
-
+    def shard_mtime_ns(self) -> numpy.typing.NDArray[numpy.int64]: ...
     @property
-    def shard_size(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def shard_size(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def stray_begin(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def stray_begin(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def stray_kind(self) -> numpy.typing.NDArray[numpy.uint8]:
-        ...
-
+    def stray_kind(self) -> numpy.typing.NDArray[numpy.uint8]: ...
     @property
-    def stray_offset(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def stray_offset(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def stray_size(self) -> numpy.typing.NDArray[numpy.uint64]:
-        ...
-
+    def stray_size(self) -> numpy.typing.NDArray[numpy.uint64]: ...
     @property
-    def uid(self) -> numpy.typing.NDArray[numpy.void]:
-        ...
-
+    def uid(self) -> numpy.typing.NDArray[numpy.void]: ...
     @property
-    def width(self) -> numpy.typing.NDArray[numpy.uint32]:
-        ...
+    def width(self) -> numpy.typing.NDArray[numpy.uint32]: ...
 
 def image_exts() -> list[str]:
     """
     The last dotted parts, in lower case, of the extensions that images have.
     """
 
-def write_segment(shards: collections.abc.Sequence[tuple[bytes | tuple[TarSegment, int] | dcfast.storage.remote.RangeSource, bytes | str]], out_path: bytes | str, read_uid: bool, read_image_size: bool, threads: typing.SupportsIndex, window_bytes: typing.SupportsIndex, uid_from: str='json') -> SegmentStats:
+def write_segment(
+    shards: collections.abc.Sequence[
+        tuple[bytes | tuple[TarSegment, int] | dcfast.storage.remote.RangeSource, bytes | str]
+    ],
+    out_path: bytes | str,
+    read_uid: bool,
+    read_image_size: bool,
+    threads: typing.SupportsIndex,
+    window_bytes: typing.SupportsIndex,
+    uid_from: str = "json",
+) -> SegmentStats:
     """
     Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.
     """

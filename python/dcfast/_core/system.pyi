@@ -1,20 +1,20 @@
 """
 Mapped files.
 """
+
 from __future__ import annotations
+
 import typing
-__all__: list[str] = ['MappedFile', 'count_lost_maps', 'guard_maps', 'refuse_lost_maps', 'refuse_maps_lost_since']
+
+__all__: list[str] = ["MappedFile", "count_lost_maps", "guard_maps", "refuse_lost_maps", "refuse_maps_lost_since"]
 
 class MappedFile:
     """
     A whole file mapped, read-only: a buffer. See dcfast.storage.mapped for one that is cut meanwhile.
     """
 
-    def __init__(self, path: bytes | str) -> None:
-        ...
-
-    def __len__(self) -> int:
-        ...
+    def __init__(self, path: bytes | str) -> None: ...
+    def __len__(self) -> int: ...
 
 def count_lost_maps() -> int:
     """

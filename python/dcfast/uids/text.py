@@ -57,8 +57,8 @@ def uid_parse(
             text), their large and view types, ``fixed_size_binary(16)``, ``arrow.uuid``, dictionaries of these. What
             stands for no value (null, None, NaN, pandas' NA and NaT) is not a uid.
         errors: ``"raise"``, or ``"mask"`` to mark what is not a uid as invalid and go on.
-        threads: of Arrow's columns, ``S`` arrays and lists. Objects are read by them while the caller's thread keeps the
-            GIL, so nobody changes them meanwhile.
+        threads: of Arrow's columns, ``S`` arrays and lists. They read objects while the caller's thread keeps the GIL,
+            so that nobody changes these meanwhile.
 
     Returns:
         (n,) ``"u8,u8"`` uids, zero where not valid, and the (n,) bool mask of the valid ones.
@@ -67,9 +67,11 @@ def uid_parse(
         ValueError: ``errors="raise"`` and a row is not a uid; names the first index and its value.
         TypeError: texts is of another type, or holds other things than uids.
 
-    Memory: 17 bytes a uid for the result; no input is copied but pandas' ``string[python]``.
+    Memory: 17 bytes a uid for the result; no input is copied but pandas' ``string[python]``. A dictionary's texts
+        that rows take in another order than theirs: 17 more an entry while it runs.
 
-    Cost: O(n), near memory speed for Arrow, in any number of chunks, and ``S``. Source: docs/formats.md, DataComp's README "uid".
+    Cost: O(n), near memory speed for Arrow, in any number of chunks, and ``S``. Rows of a dictionary in random order
+        cost a cache miss each. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
     """
     count = thread_count(threads)

@@ -1,9 +1,9 @@
 """Large logits in float32: of features less what all of them share.
 
-What all images, or all texts, have in common takes the digits of a product of float32, and is no part of what a softmax
-sees: z_ij = s <I_i - d, T_j - c> + a_i + b_j + k, with d and c the means. a_i is the same along a row, b_j along a
-column, so exponents along rows are z'_ij + b_j and those along columns z'_ij + a_i. a, b, k and the positives are made in
-float64, which costs one row's dot product each.
+What all images, or all texts, have in common takes the digits of a product of float32, and is no part of what a
+softmax sees: z_ij = s <I_i - d, T_j - c> + a_i + b_j + k, with d and c the means. a_i is the same along a row, b_j
+along a column, so exponents along rows are z'_ij + b_j and those along columns z'_ij + a_i. a, b, k and the positives
+are made in float64, which costs one row's dot product each.
 
 Exponents are those of 2, not of e: torch's exp of float32 takes a hundred times as long where its result is no normal
 number, as most are of large logits; its exp2 does not.

@@ -192,11 +192,10 @@ class _CentredGradient(_Gradient):
         return grad
 
     def dots(self) -> Tensor | None:
-        """All exponents are relative to the largest, so little cancels. Of a part of a batch they are not those wanted."""
-        own = [
-            (side[SHARE] * (-side[INVERSE].log() - side[NLL])).sum() for side in (self._stats.rows, self._stats.cols)
-        ]
-        return (self._sums / (self._unit * LOG2_E) - torch.stack(own)) / self._scale
+        """Exponents are relative to the largest, so little cancels. Of a part of a batch they are not those wanted."""
+        sides = self._stats.rows, self._stats.cols
+        own = torch.stack([(side[SHARE] * (-side[INVERSE].log() - side[NLL])).sum() for side in sides])
+        return (self._sums / (self._unit * LOG2_E) - own) / self._scale
 
 
 def finish(

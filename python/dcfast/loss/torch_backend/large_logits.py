@@ -2,7 +2,8 @@
 
 Only features that are not normalised, or a large scale, lead here, and that only where the flag is set. Logits of
 thousands in float32 are off by what exponentials feel: what features share is taken off before (``centred``), which
-leaves them no further off than two cross entropies'. What is beyond float32, and small blocks, are worked on in float64.
+leaves them as far off as two cross entropies' at most, but for luck. What is beyond float32, and small blocks, are
+worked on in float64.
 Shifts are kept as they are and not inside of a logarithm: far from 0 it has no digits left for sums.
 """
 
