@@ -158,7 +158,7 @@ void bind_uids(py::module_& m) {
   m.def("uid_parse_fixed", &parse_fixed, "text"_a, "width"_a, "count"_a, "threads"_a,
         "Uids from texts of one width: (uids, valid, number valid).");
   m.def("uid_parse_column", &parse_column, "form"_a, "texts"_a, "rows"_a, "row_bytes"_a, "signed_rows"_a, "threads"_a,
-        "Uids from the pieces of a column, (size, offset, buffers) each, or rows of dictionaries: (uids, valid, number valid).");
+        "Uids of the pieces of a column, (size, offset, buffers) each, or of dictionary rows: (uids, valid, number valid).");
   m.def("uid_parse_list", &parse_list, "texts"_a, "threads"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");
   m.def("uid_sort", &sorted_uids, "uids"_a, "unique"_a, "threads"_a, "A sorted copy.");

@@ -120,7 +120,7 @@ def uid_parse_column(
     threads: typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
-    Uids from the pieces of a column, (size, offset, buffers) each, or rows of dictionaries: (uids, valid, number valid).
+    Uids of the pieces of a column, (size, offset, buffers) each, or of dictionary rows: (uids, valid, number valid).
     """
 
 def uid_parse_fixed(
