@@ -137,6 +137,34 @@ def test_rows_of_mixed_text_are_judged_each_by_itself(kind: pa.DataType) -> None
     assert uids.tolist() == uid_parse(texts, errors="mask")[0].tolist()
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("form", [str, lambda one: one.hex])
+def test_a_dictionary_of_even_texts_in_random_order(kind: pa.DataType, form: Callable[[uuid.UUID], str]) -> None:
+    rng = np.random.default_rng(2)
+    count = 3000
+    known = [uuid.UUID(bytes=rng.bytes(16)) for _ in range(count + 7)]
+    of = rng.permutation(count)
+    nulls = rng.random(count) < 0.1
+    entries = pa.array([None, *map(form, known)], kind)[1:][3:-4]  # begins inside its buffers
+    column = pa.DictionaryArray.from_arrays(pa.array(of, pa.int32(), mask=nulls), entries)
+    expected = uid_parse([None if null else known[3 + k] for k, null in zip(of, nulls, strict=True)], errors="mask")
+    pieces = pa.chunked_array([column[:1000], column[1000:]])
+    # a letter that is no digit, an entry that is null, one of another size
+    texts = entries.to_pylist()
+    others = [(7, f"{texts[7][:-1]}g"), (8, None), (9, texts[9][1:])]
+    for threads, chunks in itertools.product((1, 3), (column, pieces)):
+        uids, valid = uid_parse(chunks, errors="mask", threads=threads)
+        assert uids.tobytes() == expected[0].tobytes()
+        assert valid.tolist() == expected[1].tolist() == (~nulls).tolist()
+    for place, other in others:
+        changed = pa.array([*texts[:place], other, *texts[place + 1 :]], kind)
+        uids, valid = uid_parse(pa.DictionaryArray.from_arrays(column.indices, changed), errors="mask")
+        is_uid = other is not None and len(other) == 31  # fewer digits are the last ones
+        right = ~nulls & ((of != place) | is_uid)
+        assert valid.tolist() == right.tolist()
+        assert uids[of != place].tobytes() == expected[0][of != place].tobytes()
+
+
 @given(st.lists(st.uuids()))
 def test_what_is_written_reads_back(uuids: list[uuid.UUID]) -> None:
     uids, _ = uid_parse(uuids)

@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstring>
-#include <string_view>
 #include <type_traits>
 
 #include "core/system/error.hpp"
+#include "core/uids/uid_entries.hpp"
 #include "core/uids/uid_sort.hpp"
-#include "core/uids/uid_text.hpp"
 
 namespace dcfast {
 
@@ -20,150 +18,7 @@ constexpr std::size_t kStep = 1024;   // rows of a dictionary that are looked at
 constexpr std::size_t kAhead = 24;    // rows: as many loads as a core has on their way, or somewhat more
 constexpr std::uint64_t kNull = ~std::uint64_t{0};
 
-using Bytes = std::span<const std::uint8_t>;
-
-/// Arrow asks for aligned buffers, but those of a mapped file need not be.
-template <typename T>
-T load(const std::uint8_t* at) {
-  T value;
-  std::memcpy(&value, at, sizeof(T));
-  return value;
-}
-
-/// The rows of a buffer that has `width` bytes for each; `more`: entries beyond the rows.
-Bytes rows_of(const ColumnPiece& piece, std::size_t width, std::size_t more = 0) {
-  if (piece.size == 0) return {};
-  const Bytes buffer = piece.buffers.empty() ? Bytes{} : piece.buffers[0];
-  const std::size_t entries = checked_add(checked_add(piece.offset, piece.size, "rows"), more, "rows");
-  if (buffer.size() < checked_mul(entries, width, "rows")) {
-    refuse_argument("texts has a buffer of ", buffer.size(), " bytes for ", entries, " rows of ", width, ": it is damaged");
-  }
-  return buffer.subspan(piece.offset * width, (piece.size + more) * width);
-}
-
-std::string_view text_of(Bytes bytes, std::uint64_t from, std::uint64_t size) {
-  return {reinterpret_cast<const char*>(bytes.data()) + from, size};
-}
-
-void prefetch_text(Bytes bytes, std::uint64_t from, std::uint64_t size) {
-  if (from >= bytes.size() || size == 0 || size > bytes.size() - from) return;
-  __builtin_prefetch(bytes.data() + from);
-  __builtin_prefetch(bytes.data() + from + size - 1);
-}
-
-template <typename Offset>
-class Texts {
- public:
-  explicit Texts(const ColumnPiece& piece)
-      : offsets_(rows_of(piece, sizeof(Offset), 1)), data_(piece.buffers.size() > 1 ? piece.buffers[1] : Bytes{}) {}
-
-  void prefetch_place(std::size_t i) const { __builtin_prefetch(offsets_.data() + i * sizeof(Offset)); }
-  void prefetch(std::size_t i) const { prefetch_text(data_, offset(i), offset(i + 1) - offset(i)); }
-  bool parse(std::size_t i, Uid& out) const {
-    const std::uint64_t from = offset(i);
-    const std::uint64_t to = offset(i + 1);
-    if (from > to || to > data_.size()) {
-      refuse_argument("offsets must ascend inside the text buffer of ", data_.size(), " bytes; got ", static_cast<std::int64_t>(from),
-                      " to ", static_cast<std::int64_t>(to), " for text ", i);
-    }
-    return parse_uid_or_uuid(text_of(data_, from, to - from), out);
-  }
-
- private:
-  /// A negative one becomes huge, and fails the comparisons.
-  std::uint64_t offset(std::size_t i) const {
-    return static_cast<std::uint64_t>(std::int64_t{load<Offset>(offsets_.data() + i * sizeof(Offset))});
-  }
-
-  Bytes offsets_, data_;
-};
-
-class Views {
- public:
-  explicit Views(const ColumnPiece& piece) : views_(rows_of(piece, kView)), buffers_(piece.buffers) {}
-
-  void prefetch_place(std::size_t i) const { __builtin_prefetch(views_.data() + i * kView); }
-  void prefetch(std::size_t i) const {
-    const View view = view_at(i);
-    if (view.size > kInlined && view.buffer < buffers_.size() - 1) prefetch_text(buffers_[view.buffer + 1], view.from, view.size);
-  }
-  bool parse(std::size_t i, Uid& out) const {
-    const View view = view_at(i);
-    if (view.size <= kInlined) return parse_uid_or_uuid(text_of(views_, i * kView + 4, view.size), out);
-    const std::size_t count = buffers_.size() - 1;
-    const Bytes buffer = view.buffer < count ? buffers_[view.buffer + 1] : Bytes{};
-    if (view.from > buffer.size() || view.size > buffer.size() - view.from) {
-      refuse_argument("views must point inside their buffers; got buffer ", static_cast<std::int64_t>(view.buffer), " of ", count,
-                      ", offset ", static_cast<std::int64_t>(view.from), " and size ", static_cast<std::int64_t>(view.size), " for text ", i);
-    }
-    return parse_uid_or_uuid(text_of(buffer, view.from, view.size), out);
-  }
-
- private:
-  static constexpr std::size_t kView = 16;
-  static constexpr std::uint64_t kInlined = 12;
-  /// Negative numbers become huge ones, and fail the comparisons.
-  struct View {
-    std::uint64_t size, buffer, from;
-  };
-  View view_at(std::size_t i) const {
-    const auto number = [at = views_.data() + i * kView](std::size_t k) {
-      return static_cast<std::uint64_t>(std::int64_t{load<std::int32_t>(at + 4 * k)});
-    };
-    return {number(0), number(2), number(3)};
-  }
-
-  Bytes views_;
-  std::span<const Bytes> buffers_;
-};
-
-class Raw {
- public:
-  explicit Raw(const ColumnPiece& piece) : bytes_(rows_of(piece, sizeof(Uid))) {}
-
-  void prefetch_place(std::size_t) const {}
-  void prefetch(std::size_t i) const { __builtin_prefetch(bytes_.data() + i * sizeof(Uid)); }
-  bool parse(std::size_t i, Uid& out) const {
-    const std::uint8_t* const at = bytes_.data() + i * sizeof(Uid);
-    out = {__builtin_bswap64(load<std::uint64_t>(at)), __builtin_bswap64(load<std::uint64_t>(at + 8))};
-    return true;
-  }
-
- private:
-  Bytes bytes_;
-};
-
-/// Which rows of a piece have a value.
-class Validity {
- public:
-  explicit Validity(const ColumnPiece& piece) : bits_(piece.validity), offset_(piece.offset) {
-    if (!bits_.empty() && piece.size > 0 && bits_.size() * 8 < checked_add(piece.offset, piece.size, "rows")) {
-      refuse_argument("texts has ", bits_.size(), " bytes that say which of ", piece.offset + piece.size, " rows are null: it is damaged");
-    }
-  }
-  bool operator[](std::size_t i) const { return bits_.empty() || ((bits_[(offset_ + i) / 8] >> ((offset_ + i) % 8)) & 1) != 0; }
-
- private:
-  Bytes bits_;
-  std::size_t offset_;
-};
-
-template <typename Source>
-struct Entries {
-  explicit Entries(const ColumnPiece& piece) : source(piece), validity(piece), size(piece.size) {}
-
-  bool parse(std::size_t i, Uid& out) const {
-    if (validity[i]) return source.parse(i, out);
-    out = Uid{};
-    return false;
-  }
-  void prefetch_place(std::size_t i) const { source.prefetch_place(i); }
-  void prefetch(std::size_t i) const { source.prefetch(i); }
-
-  Source source;
-  Validity validity;
-  std::size_t size;
-};
+using namespace uid_column_detail;
 
 /// The numbers of rows of one piece.
 class Rows {
@@ -261,9 +116,9 @@ class Made {
   Made(std::span<const Uid> uids, const bool* valid) : size(uids.size()), uids_(uids.data()), valid_(valid) {}
 
   void prefetch_place(std::size_t i) const {
-    if (valid_ != nullptr) __builtin_prefetch(valid_ + i);
+    if (valid_ != nullptr) ask_for(valid_ + i);
   }
-  void prefetch(std::size_t i) const { __builtin_prefetch(uids_ + i); }
+  void prefetch(std::size_t i) const { ask_for(uids_ + i); }
   bool parse(std::size_t i, Uid& out) const {
     out = uids_[i];
     return valid_ == nullptr || valid_[i];
@@ -323,6 +178,22 @@ bool are_in_order(std::span<const ColumnPiece> rows, std::span<const Rows> numbe
   return short_steps * 4 > steps * 3;
 }
 
+/// The dictionaries where all texts of all are of one size, that of uids; else none. One look at each offset.
+template <typename Source>
+std::vector<Entries<EvenTexts>> even_texts(std::span<const Entries<Source>> entries, std::span<const ColumnPiece> texts,
+                                           std::size_t count, unsigned threads, const Poll& poll) {
+  std::vector<Entries<EvenTexts>> even;
+  if constexpr (requires(const Source& source) { source.even(0, 0); }) {
+    const auto first = std::ranges::find_if(entries, [](const auto& of) { return of.size > 0; });
+    const std::size_t size = first == entries.end() ? 0 : first->source.size_of(0);
+    if (size != kUidTextSize && size != kUuidTextSize) return even;
+    const auto of_size = [&](const Block& block) { return entries[block.piece].source.count_of_size(size, block.begin, block.end); };
+    if (for_blocks(texts, count, threads, poll, of_size) != count) return even;
+    for (std::size_t k = 0; k < texts.size(); ++k) even.emplace_back(entries[k].source.even(size, texts[k].size), texts[k]);
+  }
+  return even;
+}
+
 /// What makes the uids of rows of dictionaries: `dictionaries[of[k]]` is that of the piece rows[k].
 template <typename Dictionary>
 std::size_t gather(std::span<const Dictionary> dictionaries, std::span<const std::size_t> of, std::span<const ColumnPiece> rows,
@@ -351,9 +222,14 @@ std::size_t parse_as(std::span<const ColumnPiece> texts, std::span<const ColumnP
   std::vector<Rows> numbers;
   numbers.reserve(rows.size());
   for (const ColumnPiece& piece : rows) numbers.emplace_back(piece, row_type);
-  const bool in_place = std::is_same_v<Source, Raw> || count / 2 > out.size() ||
-                        (count > out.size() / 2 && are_in_order(rows, numbers, sizes));
-  if (in_place) return gather<Entries<Source>>(entries_of<Source>(distinct), of, rows, numbers, out, valid, threads, poll);
+  const std::vector<Entries<Source>> entries = entries_of<Source>(distinct);
+  if (std::is_same_v<Source, Raw> || count / 2 > out.size() || (count > out.size() / 2 && are_in_order(rows, numbers, sizes))) {
+    return gather<Entries<Source>>(entries, of, rows, numbers, out, valid, threads, poll);
+  }
+  if (count > out.size() - out.size() / 8) {  // of fewer, what follows is faster
+    const auto even = even_texts<Source>(entries, distinct, count, threads, poll);
+    if (!even.empty()) return gather<Entries<EvenTexts>>(even, of, rows, numbers, out, valid, threads, poll);
+  }
   // texts at random places cost several cache misses each, in pages of 4 KiB; these numbers one
   uid_detail::Scratch<Uid> uids(count);
   uid_detail::Scratch<bool> are_uids(count);

@@ -33,7 +33,7 @@ struct RowType {
 /// Cost: near the speed of memory; rows of a dictionary in random order cost a cache miss each, which is asked for ahead.
 /// Memory: 32 bytes for each 32,768 rows, or for each piece where pieces are smaller; 17 bytes for each entry of
 /// dictionaries of texts, which are parsed first, unless these have more than twice as many entries as there are
-/// rows, or as many and in the order of the rows.
+/// rows, or as many and in the order of the rows, or all texts are of one size.
 /// Throws invalid_argument where sizes do not agree, or a row, an offset or a view points outside.
 std::size_t parse_uids_column(UidForm form, std::span<const ColumnPiece> texts, std::span<const ColumnPiece> rows, RowType row_type,
                               std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll = {});
