@@ -113,6 +113,7 @@ void test_dashed_text() {
       Uid fast{9, 9};
       Uid plain{9, 9};
       CHECK(dcfast::parse_uuid_36(changed.data(), fast) == dcfast::parse_uuid_36_scalar(changed.data(), plain));
+      CHECK(dcfast::has_uuid_dashes(changed.data()) == dcfast::has_uuid_dashes_scalar(changed.data()));
       CHECK(fast == plain);
     }
   }
