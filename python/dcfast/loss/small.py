@@ -82,6 +82,7 @@ class _Loss(torch.autograd.Function):
         narrow = plain and bias is not None and rows >= _PAIRS_FROM
         images, texts = (image, text) if narrow else (image.double(), text.double())
         dots, wanted = torch.mm(images, texts.t()).view(-1).numpy(), grad and any(needs)
+        made: tuple[float, float, float, Any] | None
         if bias is None:
             made = core_similarity.clip_of_dots(dots, rows, factor, wanted)
         else:

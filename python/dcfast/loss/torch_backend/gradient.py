@@ -40,7 +40,8 @@ def clip_products(
 ) -> Products:
     image_weights, text_weights = weights
     flagged = bool(int(stats.flag))
-    without_mean = centred(image, text, scale) if flagged and not dots else None
+    whole = stats.kept is not None and stats.kept.numel() > 0  # as the forward pass chose: not ranks' blocks
+    without_mean = centred(image, text, scale) if flagged and whole and not dots else None
     text = widen(text, torch.float64 if flagged and without_mean is None else tile_dtype(image, text))
     unit = 1.0 if text.dtype == torch.float64 else _unit(image, text, stats)
     image_sum = into_image

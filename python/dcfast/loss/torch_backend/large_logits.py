@@ -34,7 +34,8 @@ def clip_online(
     diag = text.new_full((num_rows,), -math.inf, dtype=torch.float64)
     if not int(flag):
         return by_row, by_col, diag
-    without_mean = centred(image, text, scale)
+    # of a whole batch alone: blocks of ranks would round in forward what the gradient rounds in another way
+    without_mean = None if kept is None else centred(image, text, scale)
     if without_mean is not None:
         own, logits = positives_of(image, text, scale, first)
         diag[own] = logits
