@@ -195,7 +195,7 @@ def text_forms(uids: Uids) -> dict[str, Any]:
     for first, last, to in ((0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24)):
         dashed[:, to : to + last - first] = digits[:, first:last]
     offsets = np.arange(0, dashed.size + 1, 36, dtype=np.int32)
-    step = len(uids) // 10 + 1
+    step, few = len(uids) // 10 + 1, len(uids) // 1000 + 1
     forms: dict[str, Any] = {
         "Arrow string": column,
         "large_string": column.cast(pa.large_string()),
@@ -205,7 +205,9 @@ def text_forms(uids: Uids) -> dict[str, Any]:
         "fixed_size_binary(16)": raw,
         "arrow.uuid": raw.cast(pa.uuid()),
         "chunked string": pa.chunked_array([column[at : at + step] for at in range(0, len(uids), step)]),
+        "string of 1,000 chunks": pa.chunked_array([column[at : at + few] for at in range(0, len(uids), few)]),
         "dictionary": pa.DictionaryArray.from_arrays(np.arange(len(uids), dtype=np.int32), column),
+        "dictionary, rows in random order": _in_random_order(uids),
     }
     if harness.version_of("polars"):
         forms["polars string"] = _polars().Series(column)
@@ -214,6 +216,17 @@ def text_forms(uids: Uids) -> dict[str, Any]:
 
         forms["pandas string[pyarrow]"] = pd.Series(column, dtype="string[pyarrow]")
     return forms
+
+
+def _in_random_order(uids: Uids) -> Any:
+    """The same uids by a dictionary that has them in another order."""
+    import dcfast
+    import pyarrow as pa
+
+    order = np.random.Generator(np.random.PCG64(4)).permutation(len(uids))
+    rows = np.empty(len(uids), np.int32)
+    rows[order] = np.arange(len(uids), dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(rows, dcfast.uid_format(uids[order]))
 
 
 def time_forms(bench: harness.Bench, op: str, uids: Uids, forms: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ wait, errors = threading.Barrier(8), []
 def first():
     wait.wait()
     try:
-        core_uids.uid_parse_list(["0" * 32])
+        core_uids.uid_parse_list(["0" * 32], 1)
     except Exception as error:
         errors.append(error)
 

@@ -15,19 +15,21 @@ std::tuple<Array<double>, Array<double>, Array<double>, double, double> sum_expo
 
 /// (loss, derivative by the scale, by the bias, gradient by the dot products), or None where it does not serve: see
 /// core/similarity/small_losses.hpp
-using Loss = std::optional<std::tuple<double, double, double, Array<double>>>;
+template <typename Number>
+using Loss = std::optional<std::tuple<double, double, double, Array<Number>>>;
 
-Loss loss_of(SmallLoss&& found) {
+template <typename Number>
+Loss<Number> loss_of(SmallLoss<Number>&& found) {
   if (!found.serves) return std::nullopt;
   return std::tuple{found.loss, found.by_scale, found.by_bias, own(std::move(found.gradient))};
 }
 
-Loss clip_of_dots(const Input<double, "dots">& dots, std::size_t rows, double scale, bool gradient) {
+Loss<double> clip_of_dots(const Input<double, "dots">& dots, std::size_t rows, double scale, bool gradient) {
   return loss_of(enter_core([&](const Poll&) { return small_clip(dots.view, rows, scale, gradient); }));
 }
 
 template <typename Dot>
-Loss siglip_of_dots(const Input<Dot, "dots">& dots, std::size_t rows, double scale, double bias, bool gradient) {
+Loss<Dot> siglip_of_dots(const Input<Dot, "dots">& dots, std::size_t rows, double scale, double bias, bool gradient) {
   return loss_of(enter_core([&](const Poll&) { return small_siglip(dots.view, rows, scale, bias, gradient); }));
 }
 

@@ -1,5 +1,9 @@
 // dcfast._core.uids: uid arrays in, uid arrays out. Outputs are NumPy arrays allocated here and written by the core.
+#include <map>
+
 #include "bindings/boundary.hpp"
+#include "bindings/uid_objects.hpp"
+#include "core/uids/uid_column.hpp"
 #include "core/uids/uid_merge.hpp"
 #include "core/uids/uid_text.hpp"
 
@@ -14,13 +18,6 @@ struct Output {
       : array(py::array(dtype_of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)})),
         view(static_cast<T*>(array.mutable_data()), size) {}
 
-  /// Memory of the caller's, as long as what is written to it: a part of a larger array.
-  Output(const Array<T>& given, std::size_t size) : array(given) {
-    const Input<T, "into"> checked(given);
-    if (checked.view.size() != size) throw py::value_error("into must have an entry for each text");
-    view = {static_cast<T*>(array.mutable_data()), size};
-  }
-
   /// Gives back the memory behind the first `size` elements.
   Array<T> shrunk(std::size_t size) {
     if (size != view.size()) array.resize(std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}, false);
@@ -34,14 +31,11 @@ struct Output {
 /// (uids, which of the texts are valid, how many are)
 using ParsedUids = std::tuple<Array<Uid>, Array<bool>, std::size_t>;
 
-/// Where to write uids, and which are valid.
-using Into = std::optional<std::pair<Array<Uid>, Array<bool>>>;
-
 /// `parse` fills uids and valid from a count of texts, and says how many are valid.
 template <typename Parse>
-ParsedUids parsed(std::size_t count, const Parse& parse, const Into& into = std::nullopt) {
-  Output<Uid> uids = into ? Output<Uid>(into->first, count) : Output<Uid>(count);
-  Output<bool> valid = into ? Output<bool>(into->second, count) : Output<bool>(count);
+ParsedUids parsed(std::size_t count, const Parse& parse) {
+  Output<Uid> uids(count);
+  Output<bool> valid(count);
   const std::size_t good = enter_core([&](const Poll& poll) { return parse(uids.view, valid.view, poll); });
   return {uids.array, valid.array, good};
 }
@@ -52,97 +46,44 @@ ParsedUids parse_fixed(const Input<std::uint8_t, "text">& text, std::size_t widt
   });
 }
 
-/// Of a dictionary's texts, which of them each row has.
-using Rows = std::optional<Input<std::int32_t, "rows">>;
+using ColumnBuffer = Buffer<std::uint8_t, "buffers">;
 
-template <typename Offset>
-ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets, const Rows& rows,
-                         const Into& into, unsigned threads) {
-  const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
-  const std::size_t texts = offsets.view.empty() ? 0 : offsets.view.size() - 1;
-  return parsed(rows ? of.size() : texts, [&](auto uids, auto valid, const Poll& poll) {
-    return parse_uids_offsets(chars_of(data.view), offsets.view, of, uids, valid, threads, poll);
-  }, into);
-}
+/// Of a piece of an Arrow column: its rows, the first one's place in its buffers, and these.
+using Piece = std::tuple<std::size_t, std::size_t, std::vector<ColumnBuffer>>;
 
-using TextBuffer = Input<std::uint8_t, "buffers">;
-
-ParsedUids parse_views(const Input<std::int32_t, "views">& views, const std::vector<TextBuffer>& buffers, const Rows& rows,
-                       const Into& into, unsigned threads) {
-  const std::span<const std::int32_t> of = rows ? rows->view : std::span<const std::int32_t>{};
-  std::vector<std::span<const char>> texts;
-  for (const TextBuffer& buffer : buffers) texts.push_back(chars_of(buffer.view));
-  return parsed(rows ? of.size() : views.view.size() / 4, [&](auto uids, auto valid, const Poll& poll) {
-    return parse_uids_views(views.view, texts, of, uids, valid, threads, poll);
-  }, into);
-}
-
-/// Numbers of uuid.UUID objects.
-class UuidReader {
- public:
-  /// False where the item is another object.
-  bool read(PyObject* item, Uid& out) {
-    if (!type_) type_ = py::module_::import("uuid").attr("UUID");
-    if (!py::isinstance(item, type_)) return false;
-    const py::object number = py::reinterpret_borrow<py::object>(item).attr(name_);
-    const py::object high = number >> shift_;
-    out = {PyLong_AsUnsignedLongLongMask(high.ptr()), PyLong_AsUnsignedLongLongMask(number.ptr())};
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    return true;
+std::vector<ColumnPiece> pieces_of(const std::vector<Piece>& given) {
+  std::vector<ColumnPiece> pieces;
+  pieces.reserve(given.size());
+  for (const auto& [size, offset, buffers] : given) {
+    ColumnPiece& piece = pieces.emplace_back(size, offset);
+    for (const ColumnBuffer& buffer : buffers) piece.buffers.push_back(buffer.view);
+    if (piece.buffers.empty()) continue;
+    piece.validity = piece.buffers.front();
+    piece.buffers.erase(piece.buffers.begin());
   }
+  return pieces;
+}
 
- private:
-  py::object type_;
-  py::str name_{"int"};
-  py::int_ shift_{64};
-};
+ParsedUids parse_column(const std::string& form, const std::vector<Piece>& texts, const std::vector<Piece>& rows, unsigned row_bytes,
+                        bool signed_rows, unsigned threads) {
+  static const std::map<std::string, UidForm, std::less<>> forms{
+      {"text32", UidForm::text32}, {"text64", UidForm::text64}, {"view", UidForm::view}, {"bytes", UidForm::bytes}};
+  const auto found = forms.find(form);
+  if (found == forms.end()) throw py::value_error("form must be text32, text64, view or bytes; got " + form);
+  const std::vector<ColumnPiece> columns = pieces_of(texts);
+  const std::vector<ColumnPiece> of = pieces_of(rows);
+  std::size_t count = 0;
+  for (const ColumnPiece& piece : rows.empty() ? columns : of) count = checked_add(count, piece.size, "rows");
+  return parsed(count, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_column(found->second, columns, of, {row_bytes, signed_rows}, uids, valid, threads, poll);
+  });
+}
 
-/// Reads Python strings, which takes the GIL: nothing here but the look at 32 bytes an item. None counts as
-/// not valid; other things than str, bytes, UUID and None are a TypeError.
-ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::bytes, py::none>>& texts) {
+ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::bytes, py::none>>& texts, unsigned threads) {
   const auto n = static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr()));
   Output<Uid> uids(n);
   Output<bool> valid(n);
-  std::size_t good = 0;
-  UuidReader uuids;
-  constexpr std::size_t ahead = 16;
-  constexpr std::size_t poll_every = std::size_t{1} << 20;
-  for (std::size_t i = 0; i < n; ++i) {
-    if (i % poll_every == poll_every - 1 && PyErr_CheckSignals() != 0) throw py::error_already_set();
-    // a handler of a signal may have changed the list
-    if (static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr())) != n) {
-      throw py::value_error("texts changed while it was read");
-    }
-    if (i + ahead < n) {
-      const PyObject* const next = PyList_GET_ITEM(texts.ptr(), static_cast<py::ssize_t>(i + ahead));
-      __builtin_prefetch(next);
-      __builtin_prefetch(reinterpret_cast<const char*>(next) + 64);
-    }
-    PyObject* const item = PyList_GET_ITEM(texts.ptr(), static_cast<py::ssize_t>(i));
-    const char* text = nullptr;
-    py::ssize_t size = 0;
-    if (PyUnicode_Check(item)) {
-      // hex digits are ASCII; any other string cannot be a uid
-      if (PyUnicode_READY(item) == 0 && PyUnicode_IS_ASCII(item)) {
-        text = static_cast<const char*>(PyUnicode_DATA(item));  // of a subclass, too: NumPy's texts are one
-        size = PyUnicode_GET_LENGTH(item);
-      }
-    } else if (PyBytes_Check(item)) {
-      text = PyBytes_AS_STRING(item);
-      size = PyBytes_GET_SIZE(item);
-    } else if (item != Py_None) {
-      if (!uuids.read(item, uids.view[i])) {
-        throw py::type_error("texts must hold str, bytes, uuid.UUID or None; got " + std::string(Py_TYPE(item)->tp_name) +
-                             " at index " + std::to_string(i));
-      }
-      valid.view[i] = true;
-      ++good;
-      continue;
-    }
-    const bool is_uid = parse_uid_or_uuid({text, static_cast<std::size_t>(size)}, uids.view[i]);
-    valid.view[i] = is_uid;
-    good += is_uid ? 1 : 0;
-  }
+  const std::size_t good = parse_uid_objects(texts, uids.view, valid.view, threads);
   return {uids.array, valid.array, good};
 }
 
@@ -216,13 +157,9 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<
 void bind_uids(py::module_& m) {
   m.def("uid_parse_fixed", &parse_fixed, "text"_a, "width"_a, "count"_a, "threads"_a,
         "Uids from texts of one width: (uids, valid, number valid).");
-  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "rows"_a, "into"_a, "threads"_a,
-        "Uids from Arrow's string layout: (uids, valid, number valid).");
-  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "rows"_a, "into"_a, "threads"_a,
-        "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_views", &parse_views, "views"_a, "buffers"_a, "rows"_a, "into"_a, "threads"_a,
-        "Uids from Arrow's string_view layout: (uids, valid, number valid).");
-  m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
+  m.def("uid_parse_column", &parse_column, "form"_a, "texts"_a, "rows"_a, "row_bytes"_a, "signed_rows"_a, "threads"_a,
+        "Uids of the pieces of a column, (size, offset, buffers) each, or of dictionary rows: (uids, valid, number valid).");
+  m.def("uid_parse_list", &parse_list, "texts"_a, "threads"_a, "Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).");
   m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");
   m.def("uid_sort", &sorted_uids, "uids"_a, "unique"_a, "threads"_a, "A sorted copy.");
   m.def("record_sort", &sorted_records, "records"_a, "threads"_a, "A sorted copy.");

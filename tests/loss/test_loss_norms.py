@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss.torch_backend import forward, tiles  # noqa: E402
+from dcfast.loss.torch_backend import centred, forward, tiles  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 
 
@@ -59,14 +59,53 @@ def test_both_ways_to_multiply_hold_the_bar(
 
 @pytest.mark.parametrize("rows", [300, 700])
 @pytest.mark.parametrize("norm", [20.0, 100.0])
-def test_large_logits_in_a_cone_are_worked_on_in_float64(rows: int, norm: float) -> None:
+def test_large_logits_in_a_cone_keep_the_digits_that_are_lost_in_what_they_share(rows: int, norm: float) -> None:
     image, text = reference.cone(rows, 64, common=0.99, pair=0.5)
     inputs = (image * norm, text * norm, torch.tensor(14.3))
     assert int(forward.clip_forward(*inputs).flag) == 1
+    assert centred.centred(*inputs) is not None
     wanted = reference.exact(reference.fitted_clip, *inputs)
-    errors = reference.errors(reference.run(dcfast.clip_loss, *inputs), wanted)
-    assert max(errors[:3]) < 2e-6
+    found, plain = reference.run(dcfast.clip_loss, *inputs), reference.run(reference.naive_clip, *inputs)
+    errors, plain_errors = reference.errors(found, wanted), reference.errors(plain, wanted)
+    assert max(errors[:3]) < 5e-6
+    assert max(errors[1:3]) < 0.1 * min(plain_errors[1:3])
     assert errors[3] < 1e-4  # it nearly cancels
+
+
+@pytest.mark.parametrize(("norm", "served"), [(20.0, True), (100.0, True), (3e3, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_that_are_not_normalised_are_as_near_as_two_cross_entropies(
+    norm: float, served: bool, dtype: torch.dtype
+) -> None:
+    """In float32, as open_clip's; where that holds no digits any more, in float64."""
+    for seed, shift in enumerate((0.0, 0.5, -2.0)):
+        generator = torch.Generator().manual_seed(seed)
+        common, image, other = (torch.randn(rows, 64, generator=generator) for rows in (1, 600, 600))
+        text = 0.3 * image + other - shift * common
+        inputs = ((image + shift * common).to(dtype) * norm / 8, text.to(dtype) * norm / 8, torch.tensor(14.3))
+        assert (centred.centred(*inputs) is not None) == served
+        wanted = reference.exact(reference.fitted_clip, *inputs)
+        found = reference.run(dcfast.clip_loss, *inputs)
+        if served:
+            plain = reference.run(reference.naive_clip, *(x.float() for x in inputs))
+            pairs = zip(reference.errors(found, wanted), reference.errors(plain, wanted), strict=True)
+            bar = 2e-6 if dtype == torch.float32 else 5e-3  # gradients are rounded to it
+            # a few logits may carry a gradient: then either is nearer by luck
+            assert all(error <= max(2 * bar, 4 * plain_error) for error, plain_error in pairs)
+        else:
+            reference.assert_close(found, wanted, dtype)
+
+
+def test_small_blocks_float64_and_what_is_not_finite_are_not_centred() -> None:
+    image, text = reference.features(300, 8, norm=20.0)
+    scale = torch.tensor(14.3)
+    assert centred.centred(image, text, scale) is not None
+    assert centred.centred(image[:256], text[:256], scale) is None
+    assert centred.centred(image.double(), text.double(), scale.double()) is None
+    for x in (image, text):
+        x[7, 3] = float("inf")
+        assert centred.centred(image, text, scale) is None
+        x[7, 3] = 0.0
 
 
 def test_images_and_texts_in_different_cones() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import loss_reference as reference
@@ -174,6 +177,55 @@ def test_logits_are_refused_unless_square() -> None:
     for size, rows in ((0, 0), (6, 2), (4, 3)):
         with pytest.raises(ValueError, match=r"give n \* n dot products"):
             similarity.clip_of_dots(np.zeros(size), rows, 1.0, True)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0, 700.0])
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 17, 67])
+def test_softplus_of_each_logit(rows: int, spread: float) -> None:
+    import numpy as np
+    from dcfast._core import similarity
+
+    scale, bias = 14.3, -0.3
+    dots = np.random.default_rng(rows).uniform(-1, 1, (rows, rows)) * spread / scale
+    away = 1 - 2 * np.eye(rows)
+    wrong = away * (scale * dots + bias)
+    slope = away * np.exp(-np.logaddexp(0, -wrong)) / rows
+    expected = np.logaddexp(0, wrong).sum() / rows, (slope * dots).sum(), slope.sum()
+    terms = np.logaddexp(0, wrong).sum() / rows, np.abs(slope * dots).sum(), np.abs(slope).sum()
+    *sums, gradient = similarity.siglip_of_dots(dots.reshape(-1), rows, scale, bias, True)
+    for found, right, size in zip(sums, expected, terms, strict=True):
+        assert abs(found - right) < 1e-10 * size
+    np.testing.assert_allclose(gradient.reshape(rows, rows), slope * scale, rtol=1e-12)
+    assert similarity.siglip_of_dots(dots.reshape(-1), rows, scale, bias, False)[0] == sums[0]
+    *_, narrow = similarity.siglip_of_dots32(dots.reshape(-1).astype(np.float32), rows, scale, bias, True)
+    assert narrow.dtype == np.float32
+    np.testing.assert_allclose(narrow, gradient, rtol=1e-4, atol=1e-37)  # the least normal number of float32
+    for wrong_one in (np.nan, np.inf, -np.inf):
+        dots[-1, -1] = wrong_one
+        assert similarity.siglip_of_dots(dots.reshape(-1), rows, scale, bias, True) is None
+
+
+def test_every_machine_has_the_same_numbers() -> None:
+    code = (
+        "import numpy as np\n"
+        "from dcfast._core import similarity\n"
+        "dots = np.random.default_rng(1).standard_normal(33 * 33) * 9\n"
+        "*sums, gradient = similarity.siglip_of_dots(dots, 33, 14.3, -10.0, True)\n"
+        "print([x.hex() for x in sums], gradient.tobytes().hex())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "DCFAST_ISA": isa},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout
+        for isa in ("", "baseline")
+    }
+    assert len(found) == 1
+    assert len(found.pop()) > 16 * 33 * 33
 
 
 def test_it_is_where_the_features_are(kind: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from dcfast.uids import UID_DTYPE, uid_format, uid_parse, uid_sort, uid_to_arrow
 from hypothesis import given
@@ -135,6 +137,34 @@ def test_rows_of_mixed_text_are_judged_each_by_itself(kind: pa.DataType) -> None
     assert uids.tolist() == uid_parse(texts, errors="mask")[0].tolist()
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("form", [str, lambda one: one.hex])
+def test_a_dictionary_of_even_texts_in_random_order(kind: pa.DataType, form: Callable[[uuid.UUID], str]) -> None:
+    rng = np.random.default_rng(2)
+    count = 3000
+    known = [uuid.UUID(bytes=rng.bytes(16)) for _ in range(count + 7)]
+    of = rng.permutation(count)
+    nulls = rng.random(count) < 0.1
+    entries = pa.array([None, *map(form, known)], kind)[1:][3:-4]  # begins inside its buffers
+    column = pa.DictionaryArray.from_arrays(pa.array(of, pa.int32(), mask=nulls), entries)
+    expected = uid_parse([None if null else known[3 + k] for k, null in zip(of, nulls, strict=True)], errors="mask")
+    pieces = pa.chunked_array([column[:1000], column[1000:]])
+    # a letter that is no digit, an entry that is null, one of another size
+    texts = entries.to_pylist()
+    others = [(7, f"{texts[7][:-1]}g"), (8, None), (9, texts[9][1:])]
+    for threads, chunks in itertools.product((1, 3), (column, pieces)):
+        uids, valid = uid_parse(chunks, errors="mask", threads=threads)
+        assert uids.tobytes() == expected[0].tobytes()
+        assert valid.tolist() == expected[1].tolist() == (~nulls).tolist()
+    for place, other in others:
+        changed = pa.array([*texts[:place], other, *texts[place + 1 :]], kind)
+        uids, valid = uid_parse(pa.DictionaryArray.from_arrays(column.indices, changed), errors="mask")
+        is_uid = other is not None and len(other) == 31  # fewer digits are the last ones
+        right = ~nulls & ((of != place) | is_uid)
+        assert valid.tolist() == right.tolist()
+        assert uids[of != place].tobytes() == expected[0][of != place].tobytes()
+
+
 @given(st.lists(st.uuids()))
 def test_what_is_written_reads_back(uuids: list[uuid.UUID]) -> None:
     uids, _ = uid_parse(uuids)
@@ -208,6 +238,72 @@ def test_dictionaries_with_rows_that_point_outside(at: int, kind: pa.DataType) -
             ValueError, match=f"a dictionary of 2 entries, and row 1 points outside, at {at}: repair it"
         ):
             uid_parse(column, errors="mask")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(16), pa.uuid()])
+@pytest.mark.parametrize("entries", [5_000, 70_000, 300_000])
+def test_dictionaries_of_rows_in_any_order(kind: pa.DataType, entries: int) -> None:
+    """Fewer entries than rows, as many, and many more; entries that are null, and no uids; rows that are null."""
+    rng = np.random.Generator(np.random.PCG64(entries))
+    uids = rng.integers(0, 2**64, (entries, 2), np.uint64, endpoint=False).view(UID_DTYPE)[:, 0]
+    whole = uid_to_arrow(uids, form="binary" if kind in (pa.binary(16), pa.uuid()) else "text")
+    for holed in (False, True):
+        bad = rng.random(entries) < 0.1 if holed else np.zeros(entries, bool)
+        column = pc.if_else(pa.array(~bad), whole, None).cast(kind)
+        for order in (rng.integers(0, entries, 80_000), np.arange(80_000) % entries, rng.permutation(entries)[:80_000]):
+            null = rng.random(len(order)) < (0.1 if holed else 0)
+            rows = pa.array(order, pa.int32(), mask=null)
+            halves = pa.chunked_array(
+                [pa.DictionaryArray.from_arrays(part, column) for part in (rows[:7], rows[7:50_000], rows[50_000:])]
+            )
+            wanted = uids[order]
+            wanted[null | bad[order]] = 0
+            for threads in (1, 3):
+                found, valid = uid_parse(halves, errors="mask", threads=threads)
+                assert np.array_equal(valid, ~(null | bad[order]))
+                assert np.array_equal(found, wanted)
+
+
+def test_a_column_of_many_chunks() -> None:
+    rng = np.random.Generator(np.random.PCG64(1))
+    uids = rng.integers(0, 2**64, (100_003, 2), np.uint64, endpoint=False).view(UID_DTYPE)[:, 0]
+    cuts = [0, *np.sort(rng.integers(0, len(uids), 999)).tolist(), len(uids)]
+    for form in (uid_format(uids), uid_format(uids).cast(pa.string_view()), uid_to_arrow(uids)):
+        column = pa.chunked_array([form[a:b] for a, b in itertools.pairwise(cuts)])
+        for threads in (1, 2, 5):
+            found, valid = uid_parse(column, threads=threads)
+            assert valid.all()
+            assert np.array_equal(found, uids)
+
+
+def test_lists_longer_than_a_look_for_ctrl_c_and_objects_that_need_python() -> None:
+    class Own(uuid.UUID):
+        pass
+
+    count = (1 << 20) + 5
+    texts: list[Any] = ["00112233445566778899aabbccddeeff"] * count
+    places = {0: UUIDS[1], 1: Own(int=7), 1 << 20: Own(int=9), count - 1: None, count - 2: "no", count - 3: b"ff"}
+    for place, one in places.items():
+        texts[place] = one
+    for threads in (1, 2):
+        uids, valid = uid_parse(texts, errors="mask", threads=threads)
+        assert np.flatnonzero(~valid).tolist() == [count - 2, count - 1]
+        assert [uids[place].item() for place in places] == [(0, 1), (0, 7), (0, 9), (0, 0), (0, 0), (0, 255)]
+        assert int((uids == EXPECTED[4]).sum()) == count - len(places)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 128, "5", 1.0])
+def test_uuids_whose_number_was_meddled_with(number: Any) -> None:
+    one = uuid.UUID(int=3)
+    object.__setattr__(one, "int", number)
+    with pytest.raises(ValueError, match=r"texts holds a UUID whose int is .*: expected 0 to 2\*\*128 - 1"):
+        uid_parse([UUIDS[2], one])
+
+
+def test_every_number_of_a_uuid() -> None:
+    numbers = [(1 << shift) + more for shift in range(128) for more in (-1, 0) if (1 << shift) + more >= 0]
+    uids = uid_parse([uuid.UUID(int=number) for number in numbers])[0]
+    assert [(int(uid["f0"]) << 64) | int(uid["f1"]) for uid in uids] == numbers
 
 
 def test_dictionaries_without_entries() -> None:

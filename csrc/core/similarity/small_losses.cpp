@@ -1,8 +1,11 @@
 #include "core/similarity/small_losses.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
+#include "core/similarity/softplus_loop.hpp"
+#include "core/system/cpu.hpp"
 #include "core/system/error.hpp"
 
 namespace dcfast {
@@ -15,41 +18,54 @@ void check_square(std::size_t size, std::size_t n) {
 }
 
 template <typename Dot>
-SmallLoss siglip(std::span<const Dot> dots, std::size_t n, double scale, double bias, bool gradient) {
+SmallLoss<Dot> siglip(std::span<const Dot> dots, std::size_t n, double scale, double bias, bool gradient) {
   check_square(dots.size(), n);
-  SmallLoss result;
+  auto* add = add_softplus;
+#ifdef DCFAST_HAVE_AVX2
+  if (have_avx2()) add = avx2::add_softplus;
+#endif
+  SmallLoss<Dot> result;
   result.gradient.resize(gradient ? dots.size() : 0);
   const double unit = 1 / static_cast<double>(n);
-  double product = 1;  // of 1 + small: one logarithm for many terms
-  for (std::size_t k = 0; k < dots.size(); ++k) {
-    const double sign = k % (n + 1) == 0 ? -1 : 1;  // -y
-    const double dot = dots[k];
-    const double wrong = sign * (scale * dot + bias);
-    if (!std::isfinite(wrong)) return {};
-    const double small = std::exp(-std::abs(wrong));
-    const bool tiny = small < 1e-5;  // of 1 + small little would be left; the next term of the series is 3e-11 of it
-    result.loss += std::max(wrong, 0.0) + (tiny ? small - small * small / 2 : 0);
-    product *= tiny ? 1 : 1 + small;
-    if (product > 1e300) {
-      result.loss += std::log(product);
-      product = 1;
+  std::array<double, kSoftplusPart> some, signs, by_dots;
+  SoftplusSums sums;
+  std::size_t pair = 0;  // the next one's place
+  for (std::size_t begin = 0; begin < dots.size(); begin += kSoftplusPart) {
+    const std::span<const Dot> part = dots.subspan(begin, std::min(kSoftplusPart, dots.size() - begin));
+    std::ranges::copy(part, some.begin());
+    std::fill_n(signs.begin(), part.size(), 1.0);
+    for (; pair < begin + part.size(); pair += n + 1) signs[pair - begin] = -1;
+    std::size_t count = part.size();
+    for (; count % kSoftplusLanes != 0; ++count) some[count] = signs[count] = 0;
+    add({some.data(), signs.data(), count, scale, bias, unit, gradient ? by_dots.data() : nullptr}, sums);
+    for (std::size_t k = begin; k < result.gradient.size() && k < begin + part.size(); ++k) {
+      result.gradient[k] = static_cast<Dot>(by_dots[k - begin]);
     }
-    if (!gradient) continue;
-    const double slope = sign * unit * (wrong < 0 ? small : 1) / (1 + small);  // of the sigmoid
-    result.gradient[k] = slope * scale;
-    result.by_bias += slope;
-    result.by_scale += slope * dot;
+    double product = 1;
+    for (double& factor : sums.products) {
+      product *= factor;
+      factor = 1;
+    }
+    result.loss += std::log(product);
   }
-  result.loss = unit * (result.loss + std::log(product));
+  double nothing = 0;
+  for (std::size_t lane = 0; lane < kSoftplusLanes; ++lane) {
+    result.loss += sums.loss[lane];
+    result.by_bias += sums.by_bias[lane];
+    result.by_scale += sums.by_scale[lane];
+    nothing += sums.nothing[lane];
+  }
+  if (nothing != 0) return {};  // NaN
+  result.loss *= unit;
   result.serves = true;
   return result;
 }
 
 }  // namespace
 
-SmallLoss small_clip(std::span<const double> dots, std::size_t n, double scale, bool gradient) {
+SmallLoss<double> small_clip(std::span<const double> dots, std::size_t n, double scale, bool gradient) {
   check_square(dots.size(), n);
-  SmallLoss result;
+  SmallLoss<double> result;
   const auto [low, high] = std::ranges::minmax(dots);
   const double top = std::max(scale * low, scale * high);
   double sum = 0;  // NaN where a dot product is
@@ -98,11 +114,11 @@ SmallLoss small_clip(std::span<const double> dots, std::size_t n, double scale, 
   return result;
 }
 
-SmallLoss small_siglip(std::span<const double> dots, std::size_t n, double scale, double bias, bool gradient) {
+SmallLoss<double> small_siglip(std::span<const double> dots, std::size_t n, double scale, double bias, bool gradient) {
   return siglip(dots, n, scale, bias, gradient);
 }
 
-SmallLoss small_siglip(std::span<const float> dots, std::size_t n, double scale, double bias, bool gradient) {
+SmallLoss<float> small_siglip(std::span<const float> dots, std::size_t n, double scale, double bias, bool gradient) {
   return siglip(dots, n, scale, bias, gradient);
 }
 

@@ -39,40 +39,6 @@ std::size_t parse_each(std::span<Uid> out, std::span<bool> valid, unsigned threa
   return total.load();
 }
 
-/// The text of out[i], of `count` texts: its own, or a dictionary's.
-std::size_t text_of_row(std::span<const std::int32_t> rows, std::size_t i, std::size_t count) {
-  if (rows.empty()) return i;
-  const auto row = static_cast<std::uint32_t>(rows[i]);  // a negative number becomes a huge one
-  if (row >= count) {
-    refuse_argument("texts has a dictionary of ", count, " entries, and row ", i, " points outside, at ", rows[i], ": repair it");
-  }
-  return row;
-}
-
-/// Whether there are as many texts, or rows, as uids wanted.
-bool fits(std::size_t texts, std::span<const std::int32_t> rows, std::span<Uid> out, std::span<bool> valid) {
-  return valid.size() == out.size() && (rows.empty() ? texts : rows.size()) == out.size();
-}
-
-template <typename Offset>
-std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> offsets, std::span<const std::int32_t> rows,
-                          std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll) {
-  const std::size_t count = offsets.empty() ? 0 : offsets.size() - 1;
-  require(fits(count, rows, out, valid), "offsets must have one entry more than there are texts; got ", offsets.size(), " for ",
-          out.size());
-  return parse_each(out, valid, threads, poll, [&](std::size_t row) {
-    const std::size_t i = text_of_row(rows, row, count);
-    // a negative offset becomes a huge one and fails the same comparison
-    const auto from = static_cast<std::uint64_t>(offsets[i]);
-    const auto to = static_cast<std::uint64_t>(offsets[i + 1]);
-    if (from > to || to > data.size()) {
-      refuse_argument("offsets must ascend inside the text buffer of ", data.size(), " bytes; got ", offsets[i], " to ",
-                      offsets[i + 1], " for text ", i);
-    }
-    return std::string_view(data.data() + from, to - from);
-  });
-}
-
 template <typename T>
 void lookup_in(std::span<const T> hay, std::span<const Uid> queries, std::span<std::int64_t> first,
                std::span<std::int64_t> count, unsigned threads, const Poll& poll) {
@@ -209,39 +175,6 @@ std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std:
     std::string_view padded(text.data() + i * width, width);
     while (!padded.empty() && padded.back() == '\0') padded.remove_suffix(1);
     return padded;
-  });
-}
-
-std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int32_t> offsets, std::span<const std::int32_t> rows,
-                               std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll) {
-  return parse_offsets(data, offsets, rows, out, valid, threads, poll);
-}
-
-std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int64_t> offsets, std::span<const std::int32_t> rows,
-                               std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll) {
-  return parse_offsets(data, offsets, rows, out, valid, threads, poll);
-}
-
-std::size_t parse_uids_views(std::span<const std::int32_t> views, std::span<const std::span<const char>> buffers,
-                             std::span<const std::int32_t> rows, std::span<Uid> out, std::span<bool> valid, unsigned threads,
-                             const Poll& poll) {
-  constexpr std::size_t inlined = 12;
-  const std::size_t count = views.size() / 4;
-  require(views.size() % 4 == 0 && fits(count, rows, out, valid), "views must have four numbers for each text; got ", views.size(),
-          " for ", out.size());
-  return parse_each(out, valid, threads, poll, [&](std::size_t row) {
-    const std::size_t i = text_of_row(rows, row, count);
-    const std::int32_t* const view = views.data() + 4 * i;
-    // negative numbers become huge ones and fail the same comparisons
-    const auto size = static_cast<std::uint64_t>(view[0]);
-    if (size <= inlined) return std::string_view(reinterpret_cast<const char*>(view + 1), size);
-    const auto buffer = static_cast<std::uint64_t>(view[2]);
-    const auto from = static_cast<std::uint64_t>(view[3]);
-    if (buffer >= buffers.size() || from > buffers[buffer].size() || size > buffers[buffer].size() - from) {
-      refuse_argument("views must point inside their buffers; got buffer ", view[2], " of ", buffers.size(), ", offset ", view[3],
-                      " and size ", view[0], " for text ", i);
-    }
-    return std::string_view(buffers[buffer].data() + from, size);
   });
 }
 

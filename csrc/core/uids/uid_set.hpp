@@ -25,21 +25,6 @@ static_assert(sizeof(UidRecord) == 24);
 std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std::span<Uid> out, std::span<bool> valid,
                              unsigned threads, const Poll& poll = {});
 
-/// Texts as Arrow lays them out: text i is data[offsets[i], offsets[i + 1]); out.size() + 1 offsets. Or the texts are a
-/// dictionary's, and out[i] is of text rows[i]: rows.size() = out.size(), any number of offsets.
-/// Throws invalid_argument where an offset points outside data, or a row outside the texts.
-std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int32_t> offsets, std::span<const std::int32_t> rows,
-                               std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll = {});
-std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int64_t> offsets, std::span<const std::int32_t> rows,
-                               std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll = {});
-
-/// Texts as Arrow's string_view lays them out, four numbers each: size; then up to 12 bytes of text, or its first 4, the
-/// buffer that holds it, and where. Throws invalid_argument where one points outside its buffer, also of a null. `rows` as
-/// above.
-std::size_t parse_uids_views(std::span<const std::int32_t> views, std::span<const std::span<const char>> buffers,
-                             std::span<const std::int32_t> rows, std::span<Uid> out, std::span<bool> valid, unsigned threads,
-                             const Poll& poll = {});
-
 /// 32 lower-case hex digits a uid, without separators: out.size() = 32 * uids.size().
 void format_uids(std::span<const Uid> uids, std::span<char> out, unsigned threads, const Poll& poll = {});
 

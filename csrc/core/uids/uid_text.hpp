@@ -66,7 +66,7 @@ inline bool parse_uuid_36_scalar(const char* text, Uid& out) noexcept {
   return parse_uid_32_scalar(digits.data(), out);
 }
 
-inline bool has_uuid_dashes(const char* text) noexcept {
+inline bool has_uuid_dashes_scalar(const char* text) noexcept {
   return text[8] == '-' && text[13] == '-' && text[18] == '-' && text[23] == '-';
 }
 
@@ -120,6 +120,12 @@ inline bool parse_uid_32(const char* text, Uid& out) noexcept {
   return uid_text_detail::parse_digits(uid_text_detail::load_16(text), uid_text_detail::load_16(text + 16), out);
 }
 
+inline bool has_uuid_dashes(const char* text) noexcept {
+  constexpr int places = 0x8421;  // of the dashes, from the first one on
+  const __m128i is_dash = _mm_cmpeq_epi8(uid_text_detail::load_16(text + 8), _mm_set1_epi8('-'));
+  return (_mm_movemask_epi8(is_dash) & places) == places;
+}
+
 /// The groups of digits lie shifted by the dashes before them: loads as much further on bring each to its place.
 inline bool parse_uuid_36(const char* text, Uid& out) noexcept {
   using uid_text_detail::load_16;
@@ -142,6 +148,7 @@ inline void format_uid_32(const Uid& uid, char* out) noexcept {
 #else
 
 inline bool parse_uid_32(const char* text, Uid& out) noexcept { return parse_uid_32_scalar(text, out); }
+inline bool has_uuid_dashes(const char* text) noexcept { return has_uuid_dashes_scalar(text); }
 inline bool parse_uuid_36(const char* text, Uid& out) noexcept { return parse_uuid_36_scalar(text, out); }
 inline void format_uid_32(const Uid& uid, char* out) noexcept { format_uid_32_scalar(uid, out); }
 

@@ -145,7 +145,7 @@ def siglip_of_dots32(
     scale: typing.SupportsFloat | typing.SupportsIndex,
     bias: typing.SupportsFloat | typing.SupportsIndex,
     gradient: bool,
-) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float64]] | None: ...
+) -> tuple[float, float, float, numpy.typing.NDArray[numpy.float32]] | None: ...
 def topk(
     database: PackedDatabase,
     queries: numpy.typing.NDArray[numpy.generic],

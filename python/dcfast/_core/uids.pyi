@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 
+import dcfast._core.reshard
 import numpy
 import numpy.typing
 
@@ -21,11 +22,9 @@ __all__: list[str] = [
     "uid_isin",
     "uid_lookup",
     "uid_merge_runs",
+    "uid_parse_column",
     "uid_parse_fixed",
     "uid_parse_list",
-    "uid_parse_offsets32",
-    "uid_parse_offsets64",
-    "uid_parse_views",
     "uid_sort",
     "uid_union",
 ]
@@ -100,6 +99,30 @@ def uid_merge_runs(
     Merges sorted .npy runs: (rows read, rows written, passes).
     """
 
+def uid_parse_column(
+    form: str,
+    texts: collections.abc.Sequence[
+        tuple[
+            typing.SupportsIndex,
+            typing.SupportsIndex,
+            collections.abc.Sequence[bytes | dcfast._core.reshard.UidFile | numpy.typing.NDArray[numpy.uint8] | None],
+        ]
+    ],
+    rows: collections.abc.Sequence[
+        tuple[
+            typing.SupportsIndex,
+            typing.SupportsIndex,
+            collections.abc.Sequence[bytes | dcfast._core.reshard.UidFile | numpy.typing.NDArray[numpy.uint8] | None],
+        ]
+    ],
+    row_bytes: typing.SupportsIndex,
+    signed_rows: bool,
+    threads: typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
+    """
+    Uids of the pieces of a column, (size, offset, buffers) each, or of dictionary rows: (uids, valid, number valid).
+    """
+
 def uid_parse_fixed(
     text: numpy.typing.NDArray[numpy.uint8],
     width: typing.SupportsIndex,
@@ -111,43 +134,10 @@ def uid_parse_fixed(
     """
 
 def uid_parse_list(
-    texts: list[str | bytes | None],
+    texts: list[str | bytes | None], threads: typing.SupportsIndex
 ) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
     """
     Uids from a list of str, bytes, UUID or None: (uids, valid, number valid).
-    """
-
-def uid_parse_offsets32(
-    data: numpy.typing.NDArray[numpy.uint8],
-    offsets: numpy.typing.NDArray[numpy.int32],
-    rows: numpy.typing.NDArray[numpy.int32] | None,
-    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
-    threads: typing.SupportsIndex,
-) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
-    """
-    Uids from Arrow's string layout: (uids, valid, number valid).
-    """
-
-def uid_parse_offsets64(
-    data: numpy.typing.NDArray[numpy.uint8],
-    offsets: numpy.typing.NDArray[numpy.int64],
-    rows: numpy.typing.NDArray[numpy.int32] | None,
-    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
-    threads: typing.SupportsIndex,
-) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
-    """
-    Uids from Arrow's large_string layout: (uids, valid, number valid).
-    """
-
-def uid_parse_views(
-    views: numpy.typing.NDArray[numpy.int32],
-    buffers: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]],
-    rows: numpy.typing.NDArray[numpy.int32] | None,
-    into: tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_]] | None,
-    threads: typing.SupportsIndex,
-) -> tuple[numpy.typing.NDArray[numpy.void], numpy.typing.NDArray[numpy.bool_], int]:
-    """
-    Uids from Arrow's string_view layout: (uids, valid, number valid).
     """
 
 def uid_sort(

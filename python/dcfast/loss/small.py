@@ -82,6 +82,7 @@ class _Loss(torch.autograd.Function):
         narrow = plain and bias is not None and rows >= _PAIRS_FROM
         images, texts = (image, text) if narrow else (image.double(), text.double())
         dots, wanted = torch.mm(images, texts.t()).view(-1).numpy(), grad and any(needs)
+        made: tuple[float, float, float, Any] | None
         if bias is None:
             made = core_similarity.clip_of_dots(dots, rows, factor, wanted)
         else:
@@ -93,10 +94,11 @@ class _Loss(torch.autograd.Function):
         if wanted:
             by_logits = torch.from_numpy(by_dots).view(rows, -1).to(images.dtype)
             ctx.numbers = by_scale if needs[2] else None, by_bias if needs[3] else None
+            products = _Products(by_logits, plain)
             ctx.save_for_backward(
                 *(image, text, scale, bias),
-                _product(by_logits, texts, text if plain else None) if needs[0] else None,
-                _product(by_logits.t(), images, image if plain else None) if needs[1] else None,
+                products.with_side(texts, text, by_row=True) if needs[0] else None,
+                products.with_side(images, image, by_row=False) if needs[1] else None,
             )
         # what the dtype cannot hold is infinite
         value = loss if loss <= torch.finfo(scale.dtype).max else math.inf
@@ -111,14 +113,27 @@ class _Loss(torch.autograd.Function):
         return *_scaled(upstream, inputs, raw), None
 
 
-def _product(grad: Tensor, side: Tensor, plain: Tensor | None) -> Tensor:
-    """grad @ side; in float32, of ``plain``, where that is worth it and the terms do not cancel."""
-    if plain is not None and side.dtype == torch.float64 and len(grad) >= _FLOAT32_FROM:
-        found = torch.mm(grad.float(), plain)
-        # against as many terms of random signs
-        if _square(found) > _CANCELLED**2 * _square(grad) * _square(plain) / len(grad):
-            return found
-    return torch.mm(grad, side)
+class _Products:
+    """Products of the logits' gradient, (n, n), with features."""
+
+    def __init__(self, grad: Tensor, plain: bool) -> None:
+        self._grad, self._plain = grad, plain
+        self._is_float64 = grad.dtype == torch.float64
+        if plain and self._is_float64 and grad.shape[0] >= _FLOAT32_FROM:
+            self._narrow: Tensor | None = grad.float()
+            self._least = _CANCELLED**2 * _square(grad) / grad.shape[0]
+        else:
+            self._narrow = None
+
+    def with_side(self, side: Tensor, given: Tensor, *, by_row: bool) -> Tensor:
+        """``given`` is ``side`` in its own precision. ``plain``: in float32, made so where nothing cancels."""
+        if self._narrow is not None:
+            found = torch.mm(self._narrow if by_row else self._narrow.t(), given)
+            # against as many terms of random signs
+            if _square(found) > self._least * _square(given):
+                return found
+        found = torch.mm(self._grad if by_row else self._grad.t(), side)
+        return found.float() if self._plain and self._is_float64 else found
 
 
 def _square(x: Tensor) -> float:
@@ -129,8 +144,14 @@ def _square(x: Tensor) -> float:
 def _scaled(
     upstream: Tensor, inputs: Sequence[Tensor | None], raw: Sequence[Tensor | float | None]
 ) -> tuple[Tensor | None, ...]:
-    pairs = zip(inputs, raw, strict=True)
-    return tuple(None if x is None or g is None else (upstream * g).to(x.dtype) for x, g in pairs)
+    found: list[Tensor | None] = []
+    for x, g in zip(inputs, raw, strict=True):
+        if x is None or g is None:
+            found.append(None)
+            continue
+        scaled = upstream * g
+        found.append(scaled if scaled.dtype == x.dtype else scaled.to(x.dtype))
+    return tuple(found)
 
 
 class _Gradients(torch.autograd.Function):

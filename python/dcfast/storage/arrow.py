@@ -87,17 +87,6 @@ def arrow_column(values: object) -> pa.Array | pa.ChunkedArray | None:
     return None
 
 
-def view_buffers(column: pa.Array) -> tuple[npt.NDArray[np.int32], list[npt.NDArray[np.uint8]]]:
-    """The (4 n,) int32 views of a column of string_view or binary_view, and the buffers they point into. No copy.
-
-    The view of a null is whatever it is.
-    """
-    _, views, *buffers = column.buffers()
-    return np.frombuffer(views, np.int32, 4 * len(column), 16 * column.offset), [
-        np.frombuffer(buffer, np.uint8) if buffer else np.empty(0, np.uint8) for buffer in buffers
-    ]
-
-
 def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.signedinteger]]:
     """The bytes of a column of strings or binaries, and the (n + 1,) int32 or int64 offsets of its texts in them.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dcfast._core import uids as core_uids
 from dcfast.process.compute import thread_count
-from dcfast.storage.arrow import arrow_column, text_buffers, view_buffers
+from dcfast.storage.arrow import arrow_column
 from dcfast.uids.files import RECORD_DTYPE, UID_DTYPE, UidArray, borrowable
 
 if TYPE_CHECKING:
@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 BoolArray = npt.NDArray[np.bool_]
 Parsed = tuple[UidArray, BoolArray, int]
 """uids, which of them are valid, how many are."""
-Into = tuple[UidArray, BoolArray]
-"""Where uids are written, and which of them are valid."""
 
 UID_BYTES = 16
 _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
-_MOST_ENTRIES = 2**31
 
 
 class ArrowStreamable(Protocol):
@@ -60,7 +57,8 @@ def uid_parse(
             text), their large and view types, ``fixed_size_binary(16)``, ``arrow.uuid``, dictionaries of these. What
             stands for no value (null, None, NaN, pandas' NA and NaT) is not a uid.
         errors: ``"raise"``, or ``"mask"`` to mark what is not a uid as invalid and go on.
-        threads: for Arrow's texts and ``S`` arrays; the rest is read by one.
+        threads: of Arrow's columns, ``S`` arrays and lists. They read objects while the caller's thread keeps the GIL,
+            so that nobody changes these meanwhile.
 
     Returns:
         (n,) ``"u8,u8"`` uids, zero where not valid, and the (n,) bool mask of the valid ones.
@@ -69,11 +67,11 @@ def uid_parse(
         ValueError: ``errors="raise"`` and a row is not a uid; names the first index and its value.
         TypeError: texts is of another type, or holds other things than uids.
 
-    Memory: 17 bytes a uid for the result; no input is copied but views with nulls (16 bytes a row), bytes in a
-        dictionary (16 a row), rows of a dictionary that are null or not int32 (4 or 8 a row), and pandas'
-        ``string[python]``.
+    Memory: 17 bytes a uid for the result; no input is copied but pandas' ``string[python]``. A dictionary's texts
+        that rows take in another order than theirs: 17 more an entry while it runs.
 
-    Cost: O(n), near memory speed for Arrow and ``S``. Source: docs/formats.md, DataComp's README "uid".
+    Cost: O(n), near memory speed for Arrow, in any number of chunks, and ``S``. Rows of a dictionary in random order
+        cost a cache miss each. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
     """
     count = thread_count(threads)
@@ -92,7 +90,7 @@ def uid_parse(
         uids, valid, num_valid = _parse_numpy(rows, count)
     elif isinstance(texts, list) or (column := arrow_column(texts)) is None:
         rows = texts if type(texts) is list else list(cast("Texts", texts))
-        uids, valid, num_valid = _parse_list(rows)
+        uids, valid, num_valid = _parse_list(rows, count)
     else:
         rows = column
         uids, valid, num_valid = _parse_column(rows, type(texts).__name__, count)
@@ -115,16 +113,16 @@ def _parse_numpy(texts: npt.NDArray[np.generic], threads: int) -> Parsed:
         raw = flat.view(np.uint8) if width and len(flat) else np.empty(0, np.uint8)
         return core_uids.uid_parse_fixed(raw, width, len(flat), threads)
     if texts.dtype.kind in "UOT":
-        return _parse_list(texts.tolist())
+        return _parse_list(texts.tolist(), threads)
     raise TypeError(f"texts must hold text; got dtype {texts.dtype}")
 
 
-def _parse_list(texts: list[str | bytes | uuid.UUID | None]) -> Parsed:
+def _parse_list(texts: list[str | bytes | uuid.UUID | None], threads: int) -> Parsed:
     try:
-        return core_uids.uid_parse_list(texts)  # type: ignore[arg-type]  # it says what is none of its types
+        return core_uids.uid_parse_list(texts, threads)  # type: ignore[arg-type]  # it says what is none of its types
     except TypeError:  # looked at only then: a list of texts is read as fast as without missing values
         given = [None if _is_missing(text) else text for text in texts]
-        return core_uids.uid_parse_list(given)  # type: ignore[arg-type]
+        return core_uids.uid_parse_list(given, threads)  # type: ignore[arg-type]
 
 
 def _is_missing(value: object) -> bool:
@@ -150,102 +148,40 @@ def _shown(value: object) -> str:
 def _parse_column(column: pa.Array | pa.ChunkedArray, given: str, threads: int) -> Parsed:
     import pyarrow as pa
 
-    if not _has_uids(column.type):
-        advice = ": pass one of its columns" if pa.types.is_struct(column.type) else ""
+    texts: list[pa.Array] = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    kind, rows, numbers = column.type, list[pa.Array](), np.dtype(np.int32)
+    if pa.types.is_dictionary(kind):
+        rows, numbers = [chunk.indices for chunk in texts], np.dtype(kind.index_type.to_pandas_dtype())
+        texts, kind = [chunk.dictionary for chunk in texts], kind.value_type
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), UID_DTYPE), np.zeros(len(column), np.bool_), 0
+    form = _form(kind)
+    if form is None:
+        advice = ": pass one of its columns" if pa.types.is_struct(kind) else ""
         raise TypeError(
             "texts must hold strings, fixed_size_binary(16) or arrow.uuid; "
             f"got {given} of {str(column.type)[:160]}{advice}"
         )
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    uids, valid, num_valid, at = np.empty(len(column), UID_DTYPE), np.empty(len(column), np.bool_), 0, 0
-    for chunk in chunks:
-        rows = slice(at, at + len(chunk))
-        at, num_valid = rows.stop, num_valid + _parse_chunk(chunk, threads, (uids[rows], valid[rows]))
-    return uids, valid, num_valid
+    signed = numbers.kind == "i"
+    return core_uids.uid_parse_column(form, _pieces(texts), _pieces(rows), numbers.itemsize, signed, threads)
 
 
-def _has_uids(kind: pa.DataType) -> bool:
+def _pieces(chunks: list[pa.Array]) -> list[tuple[int, int, list[pa.Buffer | None]]]:
+    """What the core reads them by, without a copy: rows, the first one's place in the buffers, and these."""
+    return [(len(chunk), chunk.offset, chunk.buffers()) for chunk in chunks]
+
+
+def _form(kind: pa.DataType) -> Literal["text32", "text64", "view", "bytes"] | None:
+    """How a column of a type keeps its uids; None: it holds no uids."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        return _has_uids(kind.value_type)
-    names = ("null", "string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-    return _is_bytes(kind) or _is_uuid(kind) or any(getattr(pa.types, f"is_{name}")(kind) for name in names)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(kind == pa.binary(UID_BYTES))
-
-
-def _is_uuid(kind: pa.DataType) -> bool:
-    return getattr(kind, "extension_name", "") == "arrow.uuid"
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return kind in (pa.string_view(), pa.binary_view())
-
-
-def _parse_chunk(chunk: pa.Array, threads: int, into: Into) -> int:
-    import pyarrow as pa
-
-    if not pa.types.is_dictionary(chunk.type):
-        return _parse_rows(chunk, None, threads, into)
-    entries = len(chunk.dictionary)
-    rows = chunk.indices.fill_null(0).to_numpy()
-    # of others the core looks at each
-    if (rows.dtype != np.int32 or _is_bytes(chunk.dictionary.type) or _is_uuid(chunk.dictionary.type)) and entries:
-        wrong = np.flatnonzero((rows < 0) | (rows >= min(entries, _MOST_ENTRIES)))
-        for row in wrong[:1]:
-            raise ValueError(
-                f"texts has a dictionary of {entries} entries, and row {row} points outside, at {rows[row]}: repair it "
-                f"(or cast the column to its texts, if it has more than {_MOST_ENTRIES} entries)"
-            )
-    num_valid = _parse_rows(chunk.dictionary, rows.astype(np.int32, copy=False), threads, into)
-    return _without(into, _nulls(chunk.indices), num_valid)
-
-
-def _nulls(column: pa.Array) -> BoolArray | None:
-    return ~column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
-
-
-def _without(into: Into, null: BoolArray | None, num_valid: int) -> int:
-    if null is None:
-        return num_valid
-    uids, valid = into
-    uids[null], valid[null] = 0, False
-    return int(np.count_nonzero(valid))
-
-
-def _parse_rows(texts: pa.Array, rows: npt.NDArray[np.int32] | None, threads: int, into: Into) -> int:
-    """Each of the texts; or, of a dictionary, that of each row (directly: most uids of a table come once)."""
-    import pyarrow as pa
-
-    uids, valid = into
-    if _is_uuid(texts.type):
-        texts = texts.storage
-    if pa.types.is_null(texts.type) or len(texts) == 0 or len(uids) == 0:
-        uids[:], valid[:] = 0, False
-        return 0
-    null = _nulls(texts)
-    if _is_bytes(texts.type):
-        raw = np.frombuffer(texts.buffers()[1], "V16", len(texts), UID_BYTES * texts.offset)
-        uids.view("<u8")[:] = (raw if rows is None else raw.take(rows)).view(">u8")
-        valid[:], num_valid = True, len(uids)
-    elif _is_view(texts.type):
-        views, buffers = view_buffers(texts)
-        if null is not None:  # what lies in the place of a null may be anything
-            views = views.copy()
-            views.reshape(-1, 4)[null] = 0
-        num_valid = core_uids.uid_parse_views(views, buffers, rows, into, threads)[2]
-    else:
-        data, offsets = text_buffers(texts)
-        parse = core_uids.uid_parse_offsets64 if offsets.dtype == np.int64 else core_uids.uid_parse_offsets32
-        num_valid = parse(data, offsets, rows, into, threads)[2]
-    return _without(into, null if null is None or rows is None else null[rows], num_valid)
+    if kind == pa.binary(UID_BYTES) or getattr(kind, "extension_name", "") == "arrow.uuid":
+        return "bytes"
+    if kind in (pa.string(), pa.binary()):
+        return "text32"
+    if kind in (pa.large_string(), pa.large_binary()):
+        return "text64"
+    return "view" if kind in (pa.string_view(), pa.binary_view()) else None
 
 
 @overload

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -18,10 +19,13 @@
 #include "core/hashing/hashing.hpp"
 #include "core/system/error.hpp"
 #include "core/uids/npy.hpp"
+#include "core/uids/uid_column.hpp"
 #include "core/uids/uid_merge.hpp"
 #include "core/uids/uid_text.hpp"
 
+using dcfast::ColumnPiece;
 using dcfast::Uid;
+using dcfast::UidForm;
 using dcfast::UidRecord;
 
 namespace {
@@ -109,18 +113,24 @@ void test_dashed_text() {
       Uid fast{9, 9};
       Uid plain{9, 9};
       CHECK(dcfast::parse_uuid_36(changed.data(), fast) == dcfast::parse_uuid_36_scalar(changed.data(), plain));
+      CHECK(dcfast::has_uuid_dashes(changed.data()) == dcfast::has_uuid_dashes_scalar(changed.data()));
       CHECK(fast == plain);
     }
   }
 }
 
+template <typename T>
+std::span<const std::uint8_t> bytes_of(const T& values) {
+  return {reinterpret_cast<const std::uint8_t*>(values.data()), values.size() * sizeof(values[0])};
+}
+
 void test_views() {
   const std::string_view chars = "..00112233445566778899aabbccddeeff";
-  const std::vector<std::span<const char>> buffers{{}, {chars.data(), chars.size()}};
   const auto parsed = [&](std::vector<std::int32_t> view) {
+    const ColumnPiece piece{1, 0, {}, {bytes_of(view), {}, bytes_of(chars)}};
     Uid uid;
     bool valid = false;
-    const std::size_t good = dcfast::parse_uids_views(view, buffers, {}, {&uid, 1}, {&valid, 1}, 1);
+    const std::size_t good = dcfast::parse_uids_column(UidForm::view, {&piece, 1}, {}, {}, {&uid, 1}, {&valid, 1}, 1);
     CHECK(good == (valid ? 1U : 0U));
     return uid;
   };
@@ -128,7 +138,7 @@ void test_views() {
   CHECK((parsed({2, 0x6666, 9, 9}) == Uid{0, 255}));  // "ff", in the view itself
   CHECK((parsed({0, 0, 0, 0}) == Uid{}));
   for (const std::vector<std::int32_t>& bad : {std::vector<std::int32_t>{32, 0, 1, 3}, {32, 0, 0, 0}, {32, 0, 2, 0}, {32, 0, -1, 0},
-                                               {32, 0, 1, -1}, {-1, 0, 1, 0}, {0x7fffffff, 0, 1, 1}, {32, 0, 1}}) {
+                                               {32, 0, 1, -1}, {-1, 0, 1, 0}, {0x7fffffff, 0, 1, 1}, {32, 0, 1}, {}}) {
     CHECK_THROWS(dcfast::Error, parsed(bad));
   }
 }
@@ -136,20 +146,90 @@ void test_views() {
 void test_rows_of_a_dictionary() {
   const std::string_view chars = "afg";  // "a", "f", "g"
   const std::vector<std::int32_t> offsets{0, 1, 2, 3};
+  const std::vector<std::int64_t> wide{0, 1, 2, 3};
   const std::vector<std::int32_t> views{1, 'a', 0, 0, 1, 'f', 0, 0, 1, 'g', 0, 0};
   std::vector<Uid> uids(4);
   std::array<bool, 4> valid{};
-  const auto check = [&](const auto& parse) {
-    CHECK(parse(std::vector<std::int32_t>{1, 0, 2, 1}) == 3);
+  const auto check = [&](UidForm form, const ColumnPiece& texts) {
+    const auto parse = [&](const std::vector<std::int32_t>& rows) {
+      const ColumnPiece piece{rows.size(), 0, {}, {bytes_of(rows)}};
+      return dcfast::parse_uids_column(form, {&texts, 1}, {&piece, 1}, {4, true}, uids, valid, 2);
+    };
+    CHECK(parse({1, 0, 2, 1}) == 3);
     CHECK((uids == std::vector<Uid>{{0, 15}, {0, 10}, {0, 0}, {0, 15}}));
     CHECK((valid == std::array<bool, 4>{true, true, false, true}));
     for (const std::int32_t wrong : {-1, 3, -2147483647 - 1, 2147483647}) CHECK_THROWS(dcfast::Error, parse({0, 0, 0, wrong}));
-    CHECK_THROWS(dcfast::Error, parse({0, 0, 0}));  // fewer than uids
+    CHECK_THROWS(dcfast::Error, parse({0, 0, 0}));        // fewer than uids
+    CHECK_THROWS(dcfast::Error, parse({0, 0, 0, 0, 0}));  // more
   };
-  check([&](const std::vector<std::int32_t>& rows) {
-    return dcfast::parse_uids_offsets(chars, std::span<const std::int32_t>(offsets), rows, uids, valid, 2);
-  });
-  check([&](const std::vector<std::int32_t>& rows) { return dcfast::parse_uids_views(views, {}, rows, uids, valid, 2); });
+  check(UidForm::text32, {3, 0, {}, {bytes_of(offsets), bytes_of(chars)}});
+  check(UidForm::text64, {3, 0, {}, {bytes_of(wide), bytes_of(chars)}});
+  check(UidForm::view, {3, 0, {}, {bytes_of(views)}});
+}
+
+/// Pieces of any sizes, shifted, with nulls; of a dictionary, too, in rows of each width.
+void test_pieces_of_a_column(unsigned threads) {
+  constexpr std::size_t count = 40009;
+  std::vector<Uid> values(count);
+  std::string chars;
+  std::vector<std::int64_t> offsets{0};
+  std::vector<std::uint8_t> raw;
+  for (Uid& uid : values) {
+    uid = {random_bits(), random_bits()};
+    chars += dcfast::format_uid(uid);
+    offsets.push_back(static_cast<std::int64_t>(chars.size()));
+    for (const std::uint64_t half : {uid.hi, uid.lo}) {
+      for (int shift = 56; shift >= 0; shift -= 8) raw.push_back(static_cast<std::uint8_t>(half >> shift));
+    }
+  }
+  std::vector<std::uint8_t> bits(count / 8 + 1);
+  for (std::uint8_t& byte : bits) byte = static_cast<std::uint8_t>(random_bits() | random_bits());
+  const auto is_set = [&](std::size_t i) { return ((bits[i / 8] >> (i % 8)) & 1) != 0; };
+  std::vector<std::uint16_t> rows(count);
+  for (std::uint16_t& row : rows) row = static_cast<std::uint16_t>(random_bits() % count);
+
+  for (const UidForm form : {UidForm::text64, UidForm::bytes}) {
+    const std::vector<std::span<const std::uint8_t>> buffers =
+        form == UidForm::bytes ? std::vector<std::span<const std::uint8_t>>{raw} : std::vector{bytes_of(offsets), bytes_of(chars)};
+    for (const bool nulls : {false, true}) {
+      std::vector<ColumnPiece> pieces;
+      std::vector<ColumnPiece> row_pieces;
+      std::size_t at = 0;
+      for (std::size_t size = 1; at < count; at += size, size = 3 * size - 1) {
+        size = std::min(size, count - at);
+        pieces.push_back({size, at, nulls ? bits : std::span<const std::uint8_t>{}, buffers});
+        row_pieces.push_back({size, at, nulls ? bits : std::span<const std::uint8_t>{}, {bytes_of(rows)}});
+      }
+      std::vector<Uid> uids(count);
+      const std::unique_ptr<bool[]> valid(new bool[count]);
+      const auto check = [&](const auto& entry_of) {
+        std::size_t good = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+          const std::optional<std::size_t> entry = entry_of(i);
+          CHECK(valid[i] == entry.has_value());
+          CHECK(uids[i] == (entry ? values[*entry] : Uid{}));
+          good += entry ? 1 : 0;
+        }
+        return good;
+      };
+      const std::size_t plain = dcfast::parse_uids_column(form, pieces, {}, {}, uids, {valid.get(), count}, threads);
+      CHECK(plain == check([&](std::size_t i) { return nulls && !is_set(i) ? std::nullopt : std::optional(i); }));
+      // each of the row pieces has the whole as its dictionary
+      const std::vector<ColumnPiece> whole(row_pieces.size(), {count, 0, nulls ? bits : std::span<const std::uint8_t>{}, buffers});
+      const std::size_t of_rows = dcfast::parse_uids_column(form, whole, row_pieces, {2, false}, uids, {valid.get(), count}, threads);
+      CHECK(of_rows == check([&](std::size_t i) {
+        return nulls && (!is_set(i) || !is_set(rows[i])) ? std::nullopt : std::optional<std::size_t>(rows[i]);
+      }));
+    }
+  }
+  const ColumnPiece short_bits{9, 0, std::span<const std::uint8_t>(bits).first(1), {raw}};
+  const ColumnPiece short_raw{9, count - 8, {}, {raw}};
+  const ColumnPiece huge{9, ~std::size_t{0} - 3, {}, {raw}};
+  for (const ColumnPiece& damaged : {short_bits, short_raw, huge, ColumnPiece{9, 0, {}, {}}}) {
+    std::vector<Uid> uids(9);
+    std::array<bool, 9> valid{};
+    CHECK_THROWS(dcfast::Error, dcfast::parse_uids_column(UidForm::bytes, {&damaged, 1}, {}, {}, uids, valid, threads));
+  }
 }
 
 void test_sort_and_sets(unsigned threads) {
@@ -298,7 +378,10 @@ int main() {
   test_dashed_text();
   test_views();
   test_rows_of_a_dictionary();
-  for (const unsigned threads : {1U, 2U, 5U}) test_sort_and_sets(threads);
+  for (const unsigned threads : {1U, 2U, 5U}) {
+    test_pieces_of_a_column(threads);
+    test_sort_and_sets(threads);
+  }
   test_merge();
   return failures();
 }

@@ -123,6 +123,6 @@ def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStats:
         sums = clip_sums(image, text, scale, shift, 0, kept)
         stats = clip_stats((sums.row_off, sums.diag), (sums.col_off, sums.diag), shift)
     if int(stats.flag):
-        by_row, by_col, diag = large_logits.clip_online(image, text, scale, stats.flag)
+        by_row, by_col, diag = large_logits.clip_online(image, text, scale, stats.flag, 0, kept)
         large_logits.clip_restate(stats, (by_row, diag), (by_col, diag))
     return stats._replace(kept=kept)
