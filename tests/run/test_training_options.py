@@ -21,7 +21,12 @@ from dcfast.train import TrainSettings
 from pool_builder import evalset, plain_pool, uid_of
 from pyarrow import parquet as pq
 
-RECIPE = {"global_batch": 4, "precision": "fp32", "warmup_steps": 1, "checkpoints": 1}
+RECIPE: dict[str, bool | int | float | str] = {
+    "global_batch": 4,
+    "precision": "fp32",
+    "warmup_steps": 1,
+    "checkpoints": 1,
+}
 WORDS = ["--set", *" --set ".join(f"{name}={value}" for name, value in RECIPE.items()).split()]
 WORDS += ["--samples-seen", "40", "--compare", "none", "--device", "cpu", "--filter", "words >= 2", "--workers", "1"]
 
@@ -82,14 +87,9 @@ def test_what_changes_no_result_is_passed_on_and_redoes_nothing(
         assert len(known) == 1, "none of it is a part of what the training is"
         (out / "state/train/train/train.json").unlink()
         run(out, settings, last="train")
-        plain_one = known[-1]
-        assert (plain_one.fsdp, plain_one.compile, plain_one.evaluate_on, plain_one.copy_to) == (
-            False,
-            False,
-            None,
-            None,
-        )
-        assert plain_one.identity() == seen.identity()
+        one = known[-1]
+        assert (one.fsdp, one.compile, one.evaluate_on, one.copy_to) == (False, False, None, None)
+        assert one.identity() == seen.identity()
 
 
 def test_captions_are_part_of_what_a_run_is(
@@ -162,8 +162,7 @@ def test_a_run_with_captions_from_elsewhere_and_copies(
 
     again = ["--config", str(tmp_path / "a/manifest.json"), "--out", str(tmp_path / "c"), "--dry-run"]
     assert main(again) == 0, "the whole path is beside the manifest"
-    lone = write_json(tmp_path / "lone.json", manifest)
-    assert lone is None
+    write_json(tmp_path / "lone.json", manifest)
     assert main(["--config", str(tmp_path / "lone.json"), *again[2:], "--pool", str(pool)]) == 2
     assert "for --caption-from without its place" in capsys.readouterr().err
 

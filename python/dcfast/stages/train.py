@@ -79,7 +79,8 @@ def train_with(**how: Unpack[How]) -> Iterator[How]:
     TypeError: of a word that ``How`` has not.
     """
     if unknown := sorted(how.keys() - How.__annotations__.keys()):
-        raise TypeError(f"of a training there is no {', '.join(unknown)}; there is {', '.join(How.__annotations__)}")
+        known = ", ".join(How.__annotations__)
+        raise TypeError(f"a training has no option {', '.join(unknown)}; leave it out, or give one of {known}")
     token = _HOW.set({**_HOW.get(How()), **how})
     try:
         yield _HOW.get()

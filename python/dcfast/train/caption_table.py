@@ -159,8 +159,10 @@ def _captions(
 
 
 def _column_of(file: ParquetFile, path: str, column: str) -> tuple[str, bool]:
-    """The name of a column of captions in an opened file, and whether it has lists of texts; PoolError where they are no
-    texts, or have no uids."""
+    """The name of a column of captions in an opened file, and whether it has lists of texts.
+
+    PoolError where they are no texts, or have no uids.
+    """
     import pyarrow as pa
 
     check_uid_type(file)
