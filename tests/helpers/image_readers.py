@@ -172,7 +172,8 @@ class Readers:
             size = np.array([core_images.image_size(data)], np.uint32).clip(0, 1 << 30).astype(np.int32)
             crops = Crops(draw, none, size, draw(none, size[:, 0].clip(1), size[:, 1].clip(1)))
             members = Ranges(none, np.array([len(data)], np.int64))
-            raw = RawSamples(np.frombuffer(data, np.uint8), members, members)
+            bytes_ = np.frombuffer(data, np.uint8)
+            raw = RawSamples(bytes_, members, bytes_, members, "no caption")
             takes.append(not writer.write(raw, none, crops, pixels, none, Counter()))
         return takes
 

@@ -39,7 +39,7 @@ def test_waiting_and_replaced_samples_have_advice(tmp_path: Path) -> None:
     report, page = reported(tmp_path)
     one = report["training"]["run"]
     assert (one["wait"], one["memory"], one["gradient_norm"]) == (0.15, 3_000_000_000, 0.75)
-    assert one["advice"][0].startswith("15% of the time went by waiting for data: give it more workers")
+    assert one["advice"][0].startswith("15% of the time went by waiting for data: give it more cores")
     assert one["evaluations"] == [scored]
     for shown in ("15.0%", "3 GB", "0.75", "15% of the time went by waiting", "vtab/dtd", "1,250", "12.3%"):
         assert shown in page.text

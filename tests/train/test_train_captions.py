@@ -13,11 +13,12 @@ import pytest
 from dcfast import uid_parse
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
 from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.process.caption_places import parse_captions
 from dcfast.train import TrainSource, caption_table
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.caption_table import CaptionTable, make_caption_table
-from dcfast.train.captions import CaptionRule, parse_captions
+from dcfast.train.captions import CaptionRule
 from dcfast.train.source import OpenSource, prepare_source, source_weights
 from pool_builder import PoolBuilder, Sample, uid_of
 from train_builder import build_pool, caption, small
@@ -53,9 +54,9 @@ def captions_of(pool: Path, work: Path, words: list[str], weights: list[float] =
     return files, OpenSource(files)
 
 
-def read(source: OpenSource, samples: Any = None) -> list[str | None]:
-    rows = source.rows(np.arange(source.files.count))
-    found = [raw.caption for raw in source.read(rows, samples)]
+def read(source: OpenSource, samples: Any = None, rows: Any = None) -> list[str | None]:
+    rows = source.rows(np.arange(source.files.count)) if rows is None else rows
+    found = [raw.caption(i) for raw in source.read(rows, samples) for i in range(len(raw))]
     return [None if text is None else bytes(text).decode() for text in found]
 
 
@@ -139,12 +140,12 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
 def test_one_of_several_is_drawn_by_weight_and_number(pool: Path, tmp_path: Path) -> None:
     _, source = captions_of(pool, tmp_path, ["txt", "json:alt"], [1, 3], seed=4)
     samples = np.arange(4000)
-    texts = [bytes(raw.caption).decode() for raw in source.read(np.repeat(source.rows(np.array([1])), 4000), samples)]
+    texts = read(source, samples, np.repeat(source.rows(np.array([1])), 4000))
     counts = Counter(texts)
     assert set(counts) == {caption(1), "alt 1"}
     assert 0.72 < counts["alt 1"] / 4000 < 0.78
     rows = np.repeat(source.rows(np.array([1])), 50)
-    assert [bytes(raw.caption).decode() for raw in source.read(rows, samples[70:120])] == texts[70:120]
+    assert read(source, samples[70:120], rows) == texts[70:120]
     _, other = captions_of(pool, tmp_path, ["txt", "json:alt"], [1, 3], seed=5)
     assert read(other, samples[:COUNT]) != read(source, samples[:COUNT])
     for number in range(200):  # places that have none leave their share to the others

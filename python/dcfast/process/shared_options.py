@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
 from dcfast.process.options import Option
 
@@ -31,6 +32,24 @@ CACHE_DIR = Option(
     parse=os.path.expanduser,
 )
 CACHE_SIZE = Option("most that --cache-dir takes, in GB", metavar="GB", least=0.001, most=1e9)
+CAPTION_FROM = Option(
+    "captions that are trained on: txt, json:FIELD, or parquet:PATH:COLUMN by uid; of several, and of lists, one is "
+    "drawn a sample; filters, features and duplicates go by txt and the metadata all the same",
+    metavar="PLACE",
+    usual="txt",
+    gather=list,
+)
+CAPTION_WEIGHTS = Option(
+    "how often each of --caption-from is drawn", metavar="W", usual="alike", parse=float, gather=list
+)
+COMPILE = Option(
+    "compile the model (torch.compile), which takes minutes before the first step; the same but for rounding"
+)
+COPY_TO = Option(
+    "a URL (s3://...) or folder that checkpoints and results of training are copied to as they are saved, and fetched "
+    "from where --out has none",
+    metavar="URL",
+)
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))
 DEVICE = Option("of models; auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
 EVAL_LIMIT = Option(
@@ -44,6 +63,14 @@ EVAL_SETS = Option(
 )
 SOME_SETS = Option(
     "these evaluation sets alone, by their keys or the NAME of wds_NAME_test", metavar="A,B", usual="all", parse=_names
+)
+EVALUATE_EVERY = Option(
+    "score every N-th checkpoint of the recipe by a process beside the training", usual="never", least=1
+)
+EVALUATE_SETS = replace(SOME_SETS, help=f"with --evaluate-every: {SOME_SETS.help}")
+FSDP = Option(
+    "spread each parameter over the ranks (FSDP2), for models that do not fit on one GPU with gradients and optimizer; "
+    "changes no result but by rounding"
 )
 LOSS = Option("dcfast's fused loss, or open_clip's, the same function", choices=("dcfast", "open_clip"))
 PRECISION = Option(

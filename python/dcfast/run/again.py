@@ -17,6 +17,7 @@ from dcfast.errors import RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters.files import named_files
 from dcfast.index.pool import Pool
+from dcfast.process.caption_places import caption_paths
 from dcfast.rundir.claim import EXPRESSIONS, PLACES, read_settings, with_uid_hashes
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.config import Config
@@ -42,6 +43,9 @@ def placed(config: Config, settings: Settings, given: Collection[str]) -> Settin
     for place in settings.dedup_against or () if "dedup_against" not in given else ():
         if not os.path.isabs(place):
             raise _lost(config, "dedup_against", place)
+    for place in caption_paths(settings.caption_from) if "caption_from" not in given else ():
+        if not os.path.isabs(place):
+            raise _lost(config, "caption_from", place)
     for name in EXPRESSIONS:
         text = getattr(settings, name)
         if name in given or text in (None, NO_COMPARISON):
@@ -63,8 +67,9 @@ def _whole(config: Config) -> dict[str, Any]:  # a value of each setting's own t
         return {}
     settings = asdict(read_settings(own))
     places = [settings[name] for name in PLACES if isinstance(settings[name], str)]
+    places += caption_paths(settings["caption_from"])
     published = without_places(settings, [str(own.parents[1]), *places])
-    names = (*PLACES, *EXPRESSIONS, "features")
+    names = (*PLACES, *EXPRESSIONS, "features", "caption_from")
     return {name: settings[name] for name in names if published[name] == config.options.get(name)}
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dcfast.filters.tokens import spelled
 from dcfast.index.metadata import count_metadata_rows, open_metadata
 from dcfast.index.pool import list_parquet, metadata_folder
 from dcfast.models.clip import require_model
+from dcfast.process.caption_places import parse_captions
 from dcfast.process.libraries import require_library
 from dcfast.process.options import check_options, one_of
 from dcfast.rundir.branch import branch_settings, comparison_dir
@@ -32,9 +34,13 @@ from dcfast.stages.dedup.checks import check_dedup
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
+from dcfast.stages.train import How, trained_as
+from dcfast.storage.mirror import Mirror
 from dcfast.storage.paths import check_source, is_url
+from dcfast.train.caption_table import check_captions
 from dcfast.train.dali import require_dali
 from dcfast.train.place import place_of
+from dcfast.train.reporters import require_reporters
 
 _LOG = logging.getLogger("dcfast.run")
 
@@ -47,6 +53,7 @@ def check_settings(settings: Settings) -> None:
             without DALI.
     """
     check_options(settings)
+    parse_captions(settings.caption_from or [], settings.caption_weights or [])
     if "samples_seen" in (settings.overrides or {}):
         raise ValueError("overrides: samples_seen is an option of its own (--samples-seen N); leave it out of --set")
     batch = replace(settings, samples_seen=None).recipe().global_batch
@@ -118,10 +125,17 @@ def _columns(settings: Settings) -> list[str]:
 
 
 def check_start(
-    settings: Settings, engine: str, workers: int, ray_address: str | None, gallery: str | None = None
+    settings: Settings,
+    engine: str,
+    workers: int,
+    ray_address: str | None,
+    gallery: str | None = None,
+    training: How | None = None,
 ) -> None:
     """What is wrong whatever the run directory holds.
 
+    Args:
+        training: how the training is done, where there is one.
     Raises:
         ValueError, RunError, MissingDependencyError: in words.
     """
@@ -131,10 +145,32 @@ def check_start(
     if gallery is not None:
         _check_names(gallery, settings)
         compile_filter(gallery)
+    if settings.train:
+        _check_training(settings, training or How())
     check_one_process()
     if settings.pool is None and settings.scale != "tiny":
         raise RunError(f"scale {settings.scale} needs a pool: give --pool DIR; the built-in world is for scale tiny")
     check_ready(engine, workers, ray_address)
+
+
+def _check_training(settings: Settings, how: How) -> None:
+    """ValueError, MissingDependencyError: how a training is to be done makes no sense, or lacks a library."""
+    every = how.get("evaluate_every")
+    if every is None and how.get("evaluate_sets"):
+        raise ValueError("--evaluate-sets belongs to --evaluate-every N; give both, or leave it out")
+    if every is not None and settings.evalsets is None and settings.pool is not None:
+        raise ValueError(
+            "--evaluate-every scores checkpoints on the run's evaluation sets: give --evalsets DIR as well"
+        )
+    trained_as(settings, {**how, "evaluate_on": None if every is None else settings.evalsets or "evalsets"})
+    require_reporters(how.get("report_to") or ())
+
+
+def check_copies(run: Run, stages: list[str], how: How) -> None:
+    """RunError where trainings cannot be copied to their place: a file is written there, and removed."""
+    url = how.get("copy_to")
+    if url is not None and "train" in stages:
+        Mirror(run.out / "train", url, re.compile(""), re.compile("")).check()
 
 
 def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
@@ -254,6 +290,8 @@ def check_stages(run: Run, stages: list[str]) -> None:
     if run.evalset_dir is not None and "signatures" in stages:
         compared_sets(run.evalset_dir)
     set_names([Path(file) for file in run.settings.signatures or []])
+    if "train" in stages:
+        _check_captions(run)
     if "dedup" in stages:
         check_dedup(run)
     if "filter" in stages:
@@ -263,6 +301,13 @@ def check_stages(run: Run, stages: list[str]) -> None:
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
     _check_scored(run, stages)
+
+
+def _check_captions(run: Run) -> None:
+    """PoolError, OSError: captions by uid are to come from what has none."""
+    for place in trained_as(run.settings, How()).captions():
+        if place.kind == "parquet":
+            check_captions(place.path, place.name)
 
 
 def _check_libraries(run: Run, stages: list[str]) -> None:

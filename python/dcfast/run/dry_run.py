@@ -23,10 +23,10 @@ from dcfast.process.terminal import say
 from dcfast.report.facts.reading import read_rows
 from dcfast.run.checks import check_device, check_stages, check_start, check_work, select_stages
 from dcfast.run.feature_plan import feature_names, feature_words, pair_seconds
-from dcfast.run.options import RunOptions
+from dcfast.run.options import RunOptions, how_to_train
 from dcfast.run.probes import Rates, measure
 from dcfast.run.states import DONE, MAYBE, StageState, stage_states
-from dcfast.run.training_plan import checkpoint_bytes, cost_lines, own_name, pair_bytes, trainings_begun
+from dcfast.run.training_plan import checkpoint_bytes, cost_lines, own_name, pair_bytes, repeat_lines, trainings_begun
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
@@ -78,6 +78,7 @@ class Plan:
 
     Attributes:
         trainings: at most, where a stage may be left as it is (``at_most``).
+        repeats: how often training sees a sample, in lines.
         costs: what training takes of network and GPUs, in lines.
         features: a line on what computing them costs, where that is planned.
     """
@@ -89,6 +90,7 @@ class Plan:
     stages: list[StagePlan]
     free_bytes: int
     how: list[str]
+    repeats: list[str]
     costs: list[str]
     features: Sequence[str] = ()
 
@@ -110,7 +112,7 @@ def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
     The plan comes first where what is wrong may be other on the machine that the run is meant for (a GPU, a library)
     or is a stage that has not been run yet.
     """
-    check_start(settings, how.engine, how.workers, how.ray_address, how.gallery)
+    check_start(settings, how.engine, how.workers, how.ray_address, how.gallery, how_to_train(how))
     run = look_at_run(out, settings, overwrite=how.overwrite)
     stages = select_stages(run, how.first, how.last)
     try:
@@ -209,6 +211,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = N
         gpu_hours=_gpu_hours(run, trainings),
         stages=planned,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
+        repeats=repeat_lines(run, _trained(planned), states, amounts.rows, _copies(run)),
         costs=cost_lines(run, [(each.stage, each.read, each.seconds) for each in planned], rates.train, _amount, _time),
         how=[
             *rates.how,
@@ -309,6 +312,10 @@ def _was_trained_so(run: Run) -> bool:
         return False
     asked = {**asdict(run.settings.recipe()), "loss": run.settings.loss, "decoder": run.settings.decoder}
     return all(was.get(name) == asked[name] for name in (*RECIPE_FIELDS, "loss", "decoder"))
+
+
+def _trained(planned: Sequence[StagePlan]) -> list[str]:
+    return [each.stage for each in planned if own_name(each.stage) == "train" and each.state.state != DONE]
 
 
 def _trainings(run: Run) -> int:
@@ -421,6 +428,7 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None
             f"the disk may be too small: up to {_amount(needed)} are written; choose another --out, or free some"
         )
     lines += planned.features
+    lines += planned.repeats
     lines += planned.costs
     if planned.how:
         lines.append(f"times by what was tried here just now: {'; '.join(planned.how)}")

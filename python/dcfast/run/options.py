@@ -5,15 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from dcfast.engine.engine import ENGINES
 from dcfast.errors import RunError
 from dcfast.filters.files import named_code
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.shared_options import ASSUME_GPU, CACHE_DIR, CACHE_SIZE, check_assumed
+from dcfast.process.shared_options import (
+    ASSUME_GPU,
+    CACHE_DIR,
+    CACHE_SIZE,
+    COMPILE,
+    COPY_TO,
+    EVALUATE_EVERY,
+    EVALUATE_SETS,
+    FSDP,
+    REPORT_TO,
+    check_assumed,
+)
 from dcfast.run.acquisition import acquire_words
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
@@ -21,6 +33,7 @@ from dcfast.rundir.claim import EXPRESSIONS, RUN_CODE, located, stored_settings
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
+from dcfast.stages.train import How
 from dcfast.storage.config import add_config, config_of, config_values
 from dcfast.storage.paths import path_argument
 
@@ -42,6 +55,12 @@ class RunOptions:
     )
     cache_dir: str | None = option(None, CACHE_DIR)
     cache_size: float = option(100.0, CACHE_SIZE)
+    compile: bool = option(False, COMPILE)
+    fsdp: bool = option(False, FSDP)
+    report_to: list[str] | None = option(None, REPORT_TO)
+    evaluate_every: int | None = option(None, EVALUATE_EVERY)
+    evaluate_sets: list[str] | None = option(None, replace(EVALUATE_SETS, usual="--sets"))
+    copy_to: str | None = option(None, replace(COPY_TO, parse=path_argument))
     rank_timeout: float = option(
         60.0,
         "until a run on several ranks ends without a sign of life from one of them; 0 = never",
@@ -67,6 +86,11 @@ class RunOptions:
         None, "filter expression: the report shows samples that pass it, too (docs/inspect.md)", metavar="EXPR"
     )
     quiet: bool = option(False, "no progress")
+
+
+def how_to_train(how: RunOptions) -> How:
+    """What of the options is the trainings'."""
+    return cast(How, {name: getattr(how, name) for name in option_names(RunOptions) if name in How.__annotations__})
 
 
 def plan_without_pool(name: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.models.devices import has_gpu
+from dcfast.process.caption_places import caption_paths
 from dcfast.process.command import status_of
 from dcfast.process.exit_codes import DONE
 from dcfast.process.signals import Stopped
@@ -267,6 +268,7 @@ def _check_seen(ranks: Ranks, hosts: list[str], settings: Settings) -> None:
     given = [("--pool", settings.pool), ("--evalsets", settings.evalsets), ("--teacher-uids", settings.teacher_uids)]
     given += [("--signatures", path) for path in settings.signatures or []]
     given += [("--dedup-against", path) for path in settings.dedup_against or []]
+    given += [("--caption-from", path) for path in caption_paths(settings.caption_from)]
     missing = [f"{name} {path}" for name, path in given if path and not is_url(path) and not os.path.exists(path)]
     _refuse_unseen(ranks, hosts, missing)
 

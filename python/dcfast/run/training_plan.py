@@ -15,11 +15,11 @@ from dcfast.run.model_probes import model_size
 from dcfast.run.states import DONE, StageState
 from dcfast.rundir.branch import branch_settings, comparison_dir
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import FilterSummary
 from dcfast.rundir.training_summary import LogLine
 from dcfast.scales import Scale
-from dcfast.stages.train import IDENTITY
+from dcfast.stages.train import IDENTITY, SAMPLES, How, trained_as
 from dcfast.storage.json_files import read_json
-from dcfast.train import TrainSettings, TrainSource
 from dcfast.train.checkpoint import KEPT_STEPS, checkpoints_by_age
 from dcfast.train.loop import boundaries, num_steps
 
@@ -105,6 +105,31 @@ def trainings_begun(run: Run, states: Sequence[StageState]) -> dict[str, StepsLe
     return found
 
 
+def repeat_lines(
+    run: Run, trainings: Sequence[str], states: Sequence[StageState], rows: int, copies: int | None
+) -> list[str]:
+    """How often the trainings of a plan see a sample, in words; at least so often where the filter is still to come.
+
+    Args:
+        trainings: the stages, ``train`` or that of the run beside it.   states: of all stages that were looked at.
+        rows: of the pool.   copies: that the run's own filter draws; None where it draws none.
+    """
+    seen, lines = run.settings.recipe().samples_seen, []
+    known = {each.stage: each.state for each in states}
+    for stage in trainings:
+        beside = comparison_dir(run) if stage != "train" else None
+        branch = run if beside is None else Run(beside, branch_settings(run.settings, run.compare))
+        chosen, before = None, stage.replace("train", "filter")
+        if known.get(before, DONE) == DONE and branch.has_summary("filter"):
+            chosen = branch.summary(FilterSummary).subset
+        drawn = copies if beside is None else None
+        count = chosen or drawn or rows
+        times = f"{'' if chosen or drawn else 'at least '}{seen / max(count, 1):.1f} times on average"
+        of = "in the subset" if chosen or drawn else "at most, which is up to the filter"
+        lines.append(f"{stage}: {seen:,} samples seen, from {count:,} {of}: each {times}")
+    return lines
+
+
 def steps_left(run: Run) -> StepsLeft:
     """Of the training of a run whose other stages are done: all steps where what is there is another training.
 
@@ -128,18 +153,9 @@ def _steps(recipe: Scale) -> int:
 
 def _is_the_same(run: Run) -> bool:
     """Whether the training that was begun has the settings of the run."""
-    settings = run.settings
-    asked = TrainSettings(
-        sources=(TrainSource(shards="."),),
-        scale=settings.scale,
-        overrides=settings.recipe_changes,
-        seed=settings.seed,
-        loss=settings.loss,
-        decoder=settings.decoder,
-    )
-    now = {**msgspec.to_builtins(asked.identity()), "source": settings.train_from}
+    now = {**msgspec.to_builtins(trained_as(run.settings, How()).identity()), "source": run.settings.train_from}
     try:
         was = read_json(run.out / IDENTITY, names=True)
     except (FileNotFoundError, CorruptDataError):  # none was begun, or it says nothing: then it begins anew
         return False
-    return isinstance(was, dict) and all(was.get(name) == value for name, value in now.items())
+    return isinstance(was, dict) and {name: was[name] for name in was if name not in SAMPLES} == now

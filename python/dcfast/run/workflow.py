@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypedDict, Unpack
+from typing import Protocol, Unpack
 
 from dcfast.engine import Engine, open_engine
 from dcfast.engine.progress import Progress, Silent
@@ -23,11 +23,11 @@ from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.signals import end_with_parent
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.acquisition import acquire_for, plan_acquisition
-from dcfast.run.checks import check_before_pool, check_stages, check_start, check_work, select_stages
+from dcfast.run.checks import check_before_pool, check_copies, check_stages, check_start, check_work, select_stages
 from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import dry_run
 from dcfast.run.manifest import write_manifest
-from dcfast.run.options import RunOptions, options_of, parser, plan_without_pool, run_directory
+from dcfast.run.options import RunOptions, how_to_train, options_of, parser, plan_without_pool, run_directory
 from dcfast.run.team import run_on_ranks
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run, open_run
@@ -37,7 +37,7 @@ from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
 from dcfast.stages.filter.losses import loss_warning, outcome_lines
 from dcfast.stages.report import gallery_of
-from dcfast.stages.train import train_with
+from dcfast.stages.train import How, train_with
 from dcfast.train.place import place_of
 
 
@@ -51,13 +51,10 @@ def run(
     engine: str = "local",
     ray_address: str | None = None,
     overwrite: bool = False,
-    save_every_minutes: float = 10.0,
-    cache_dir: str | None = None,
-    cache_size: float = 100.0,
-    rank_timeout: float = 60.0,
     gallery: str | None = None,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
+    **training: Unpack[How],
 ) -> dict[str, Summary]:
     """Runs the stages from ``first`` to ``last`` in a run directory, and the comparison run where there is one.
 
@@ -67,12 +64,12 @@ def run(
         workers: pieces at work at once; changes no byte of the results.
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
-        save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
-        cache_dir, cache_size: a folder in which training keeps what it reads of URLs, and the GB that it may take.
-        rank_timeout: of training on many GPUs, seconds without a sign of life until it ends; 0 = never.
         gallery: a filter expression: the report shows samples that pass it, too.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
+        training: how trainings go about it, which changes no result; fields of ``TrainSettings``: ``cache_dir``,
+            ``cache_size``, ``compile``, ``copy_to``, ``evaluate_every``, ``evaluate_sets``, ``fsdp``, ``rank_timeout``,
+            ``report_to``, ``save_every_minutes``, ``threads``.
     Returns:
         stage -> its summary (``dcfast.rundir.summaries``), for the stages that ran; ``compare/STAGE`` -> those of the
         comparison run.
@@ -81,17 +78,16 @@ def run(
     Example: ``run("run", Settings(pool="pool", filter="words >= 3"), last="filter")["filter"].subset``
     """
     chosen = settings or Settings()
-    check_start(chosen, engine, workers, ray_address, gallery)
+    check_start(chosen, engine, workers, ray_address, gallery, training)
     show = Silent if quiet else Progress
     with (
         open_run(out, chosen, overwrite=overwrite) as current,
-        train_with(
-            save_every_minutes=save_every_minutes, rank_timeout=rank_timeout, cache_dir=cache_dir, cache_size=cache_size
-        ),
+        train_with(**training),
         gallery_of(gallery),
     ):
         stages = select_stages(current, first, last)
         check_work(current, stages, overwrite=overwrite)  # before the directory is claimed
+        check_copies(current, stages, training)
         current.lock_settings(STAGES)
         with open_engine(engine, workers, ray_address) as pieces, recorded(current, pieces, stages):
             return _go_through(current, stages, pieces, overwrite=overwrite, show=show, say=say)
@@ -127,17 +123,13 @@ def _go_through(
     return summaries
 
 
-class RunKeywords(TypedDict, total=False):
+class RunKeywords(How, total=False):
     """How a stage is run: those of the keywords of :func:`run` that are not what is run."""
 
     workers: int
     engine: str
     ray_address: str | None
     overwrite: bool
-    save_every_minutes: float
-    cache_dir: str | None
-    cache_size: float
-    rank_timeout: float
     gallery: str | None
     quiet: bool
     say: Callable[[str], None]
@@ -272,7 +264,7 @@ def _acquire(out: Path, settings: Settings, how: RunOptions) -> tuple[Settings, 
             overwrite=how.overwrite,
         )
 
-    check_start(plan.run_settings, how.engine, how.workers, how.ray_address, how.gallery)
+    check_start(plan.run_settings, how.engine, how.workers, how.ray_address, how.gallery, how_to_train(how))
     check_before_pool(out, plan.run_settings, how.first, how.last, overwrite=how.overwrite)
     made, acquired = acquire_for(
         plan,
@@ -316,13 +308,10 @@ def _do(how: RunOptions, settings: Settings) -> int:
         engine=how.engine,
         ray_address=how.ray_address,
         overwrite=how.overwrite,
-        save_every_minutes=how.save_every_minutes,
-        cache_dir=how.cache_dir,
-        cache_size=how.cache_size,
-        rank_timeout=how.rank_timeout,
         gallery=how.gallery,
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
+        **how_to_train(how),
     )
     chosen = summaries.get("filter")
     warning = loss_warning(chosen, settings.uid_from) if isinstance(chosen, FilterSummary) else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from dcfast.errors import RunError
 from dcfast.filters.files import move_files, uid_files
 from dcfast.index.pool import pool_uid_rule
+from dcfast.process.caption_places import move_captions
 from dcfast.process.options import Option
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import hash_file
@@ -35,7 +36,8 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
     the rule of uids that the pool itself names.
 
     Raises:
-        FilterError: an expression cannot be read.   CorruptDataError: the pool's ``pool.json`` cannot.
+        FilterError: an expression cannot be read.   ValueError: places of captions cannot.
+        CorruptDataError: the pool's ``pool.json`` cannot.
     """
 
     def moved(path: str | None) -> str | None:
@@ -46,6 +48,7 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
 
     features = settings.features
     older = settings.dedup_against
+    captions = move_captions(settings.caption_from, place)
     return replace(
         settings,
         pool=moved(settings.pool),
@@ -56,6 +59,8 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
         teacher_uids=moved(settings.teacher_uids),
         filter=rewritten(settings.filter),
         compare=rewritten(settings.compare),
+        caption_from=captions,
+        caption_weights=None if captions is None else settings.caption_weights,
         features=features and {prefix: _model(text, place) for prefix, text in features.items()},
     )
 
@@ -150,7 +155,7 @@ def kept_spelling(before: Settings, now: Settings) -> Settings:
     fixed = located(before, absolute)
     kept = {
         name: value
-        for name in (*PLACES, *EXPRESSIONS, "features", "dedup_against")
+        for name in (*PLACES, *EXPRESSIONS, "features", "dedup_against", "caption_from")
         if (value := getattr(before, name)) == getattr(fixed, name)
     }
     hashes = {**(before.uid_hashes or {}), **(now.uid_hashes or {})}

@@ -15,6 +15,7 @@ from dcfast.errors import RunError
 from dcfast.filters.compiled import compile_filter
 from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
+from dcfast.process.caption_places import caption_paths
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
 from dcfast.rundir.layout import (
     ACQUIRE,
@@ -149,7 +150,7 @@ class Run:
         given = [self.settings.pool, self.settings.shards_from, self.settings.evalsets, self.settings.teacher_uids]
         given += self.settings.dedup_against or []
         given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
-        given += self.settings.signatures or []
+        given += [*(self.settings.signatures or []), *caption_paths(self.settings.caption_from)]
         return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
 
     def uid_set_paths(self, names: Iterable[str]) -> dict[str, str]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from dcfast.dedup import options as duplicates
 from dcfast.dedup.thresholds import MAX_DISTANCE, MAX_DISTANCE_256
+from dcfast.process.caption_places import caption_departures, parse_captions
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
+    CAPTION_FROM,
+    CAPTION_WEIGHTS,
     DECODER,
     DEVICE,
     EVAL_LIMIT,
@@ -179,6 +182,8 @@ class Settings:
         choices=("index", "shards"),
     )
     decoder: str = option("pil", DECODER)
+    caption_from: list[str] | None = option(None, CAPTION_FROM)
+    caption_weights: list[float] | None = option(None, CAPTION_WEIGHTS)
     keep_repeats: bool = option(
         False,
         "write a sample and train on it as often as metadata rows of its uid pass, as in DataComp, and not once",
@@ -206,5 +211,6 @@ class Settings:
         return changed_recipe(scale(self.scale), self.recipe_changes)
 
     def departures(self) -> list[str]:
-        """In words, what of the recipe is not the scale's own; empty where nothing is."""
-        return recipe_departures(scale(self.scale), self.recipe())
+        """In words, what of the recipe and its captions is not the scale's own; empty where nothing is."""
+        captions = parse_captions(self.caption_from or [])
+        return recipe_departures(scale(self.scale), self.recipe()) + caption_departures(captions)

@@ -3,7 +3,7 @@
 Writes ``train/positions.npy`` (the canonical order: row ids of the reshard plan, multiplicity expanded) and
 ``train/checkpoints``, ``train/log.jsonl``, ``train/summary.json``. A training that was stopped goes on from its latest
 whole checkpoint; one of other data or settings begins anew. Other data is: another sample at any place of the canonical
-order, or an index that says something else of the shards.
+order, an index that says something else of the shards, or other captions by uid.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -23,9 +24,10 @@ from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import NothingKeptError, TooFewKeptError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
+from dcfast.process.caption_places import caption_paths
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.settings import Override
+from dcfast.rundir.settings import Override, Settings
 from dcfast.rundir.summaries import FilterSummary, ReshardSummary, equals_json
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale, smaller_batch
@@ -37,21 +39,32 @@ from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
+from dcfast.train.caption_table import caption_files, caption_tables
 
 POSITIONS = "train/positions.npy"
 IDENTITY = "train/identity.json"
+CAPTIONS = "captions_by_hash"
+SAMPLES = ("index", "order", CAPTIONS)
+"""What of the identity is told by the content of files."""
 CHECKPOINTED = ("checkpoints", "log.jsonl", "evaluations.jsonl", "summary.json", "timing.json")
 """What belongs to one training: removed where another one begins in the same run directory."""
 
 
 class How(TypedDict, total=False):
-    """Fields of ``TrainSettings`` that change no result."""
+    """Fields of ``TrainSettings`` that change no result; of ``copy_to`` the folder above those of the trainings."""
 
     threads: int | None
     save_every_minutes: float
     cache_dir: str | None
     cache_size: float
     rank_timeout: float
+    compile: bool
+    fsdp: bool
+    report_to: list[str] | None
+    evaluate_every: int | None
+    evaluate_on: str | None
+    evaluate_sets: list[str] | None
+    copy_to: str | None
 
 
 Launch = Callable[[TrainSettings], TrainingSummary]
@@ -61,12 +74,33 @@ _LAUNCH: ContextVar[Launch] = ContextVar("_LAUNCH")
 
 @contextmanager
 def train_with(**how: Unpack[How]) -> Iterator[How]:
-    """How trainings within the block go about it, over what was said around it; yields both."""
+    """How trainings within the block go about it, over what was said around it; yields both.
+
+    TypeError: of a word that ``How`` has not.
+    """
+    if unknown := sorted(how.keys() - How.__annotations__.keys()):
+        known = ", ".join(How.__annotations__)
+        raise TypeError(f"a training has no option {', '.join(unknown)}; leave it out, or give one of {known}")
     token = _HOW.set({**_HOW.get(How()), **how})
     try:
         yield _HOW.get()
     finally:
         _HOW.reset(token)
+
+
+def trained_as(settings: Settings, how: How) -> TrainSettings:
+    """The training of a run as far as it is known before its samples are. ValueError: it makes no sense."""
+    return TrainSettings(
+        sources=(TrainSource(shards="."),),
+        scale=settings.scale,
+        overrides=settings.recipe_changes,
+        seed=settings.seed,
+        loss=settings.loss,
+        decoder=settings.decoder,
+        caption_from=settings.caption_from or [],
+        caption_weights=settings.caption_weights or [],
+        **how,
+    )
 
 
 @contextmanager
@@ -117,6 +151,8 @@ def train_subset(
     loss: str,
     decoder: str,
     device: str,
+    caption_from: Sequence[str] | None = None,
+    caption_weights: Sequence[float] | None = None,
 ) -> TrainingSummary:
     """Piece: the training.
 
@@ -138,12 +174,16 @@ def train_subset(
         loss=loss,
         decoder=decoder,
         device=resolve_device(device),
+        caption_from=list(caption_from or ()),
+        caption_weights=list(caption_weights or ()),
         **_HOW.get(How()),
     )
     identity = {**msgspec.to_builtins(settings.identity()), "source": source, **_samples(out, segments, source)}
     mark = out / IDENTITY
     busy = f"{out}: another training is at work there; wait for it"
     with locked(make_directory(out / "train", "out") / LOCK_NAME, busy):
+        if tables := caption_tables(settings.captions(), out / "train" / "sources"):
+            identity[CAPTIONS] = [*tables.values()]
         if not equals_json(mark, json.loads(json.dumps(identity))):
             # without a mark it is somebody's own training: its checkpoints say whether it is this one
             for name in CHECKPOINTED if mark.exists() else ():
@@ -151,6 +191,9 @@ def train_subset(
                 shutil.rmtree(place, ignore_errors=True)
                 place.unlink(missing_ok=True)
             write_json(mark, identity)
+    if settings.copy_to is not None:  # another training there would be taken for this one
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        settings = replace(settings, copy_to=f"{settings.copy_to.rstrip('/')}/train-{name}")
     return _LAUNCH.get(launch)(settings)
 
 
@@ -201,19 +244,31 @@ def steps(run: Run, do: Do) -> TrainingSummary:
         excluded = len(run.sample_groups())
         do.one(order(segments=segments, excluded=excluded, shard_dir=shard_dir, shard_size=settings.shard_size))
         inputs += [POSITIONS, *map(segment_path, range(segments))]
+    for path in caption_paths(settings.caption_from):
+        inputs += caption_files(path)
     last = f"train/checkpoints/epoch_{settings.recipe().checkpoints}.pt"
     train = train_subset.piece("train/train", "train", inputs=inputs, outputs=[last, "train/summary.json"])
-    return do.one(
-        train(
-            source=settings.train_from,
-            segments=segments,
-            shard_dir=shard_dir,
-            scale=settings.scale,
-            recipe=scale(settings.scale).fingerprint(),
-            overrides=settings.recipe_changes,
-            seed=settings.seed,
-            loss=settings.loss,
-            decoder=settings.decoder,
-            device=settings.device,
-        )
+    training = train(
+        source=settings.train_from,
+        segments=segments,
+        shard_dir=shard_dir,
+        scale=settings.scale,
+        recipe=scale(settings.scale).fingerprint(),
+        overrides=settings.recipe_changes,
+        seed=settings.seed,
+        loss=settings.loss,
+        decoder=settings.decoder,
+        device=settings.device,
+        caption_from=settings.caption_from,
+        caption_weights=settings.caption_weights,
     )
+    with train_with(**_scored(run)):
+        return do.one(training)
+
+
+def _scored(run: Run) -> How:
+    """What checkpoints are scored on while the training goes on, where they are."""
+    how = _HOW.get(How())
+    if how.get("evaluate_every") is None:
+        return How()
+    return How(evaluate_on=str(run.evalset_dir), evaluate_sets=how.get("evaluate_sets") or run.settings.sets)

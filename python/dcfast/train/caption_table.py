@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
-from dcfast.index.metadata import METADATA, check_uid_type, column_matches, open_metadata, parse_uids
+from dcfast.index.metadata import ALIASES, METADATA, check_uid_type, column_matches, open_metadata, parse_uids
 from dcfast.index.pool import list_parquet, metadata_folder
 from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.process.caption_places import CaptionFrom
 from dcfast.storage.arrow import text_buffers
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import hash_file
 from dcfast.storage.mapped import map_array
+from dcfast.storage.parquet import ParquetFile
 from dcfast.storage.records import Count, Record, plain, read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.files import uid_records
@@ -82,7 +84,7 @@ def make_caption_table(path: str, column: str, place: str, uid_from: str = "json
     Memory: 250 MB, and a batch of rows: records are sorted in runs, which are merged.   Disk: 24 bytes a caption and
     its text, at most ``MAX_CAPTION_BYTES`` of it; the records once more while it is made.
     """
-    files = _files(path)
+    files = caption_files(path)
     made_of = [column, *(f"{file} {os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files)]
     try:
         known = read_record(f"{place}.json", TableFiles)
@@ -122,7 +124,8 @@ def make_caption_table(path: str, column: str, place: str, uid_from: str = "json
     return about
 
 
-def _files(path: str) -> list[str]:
+def caption_files(path: str) -> list[str]:
+    """The parquet files of a path: itself, or those in a directory or a pool. PoolError: there are none."""
     if not os.path.isdir(path):
         return [os.path.abspath(path)]
     folder = metadata_folder(path)
@@ -140,19 +143,7 @@ def _captions(
     import pyarrow.compute as pc
 
     with open_metadata(path, uid_from) as file:
-        check_uid_type(file)
-        if column not in file.schema.names:
-            raise PoolError(
-                f"{METADATA.name} {path} has no column {column} ({', '.join(file.schema.names)}); name one that "
-                "holds captions: --caption-from parquet:PATH:COLUMN"
-            )
-        kind = file.schema.field(column).type
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if not column_matches("text", kind.value_type if is_list else kind):
-            raise PoolError(
-                f"{METADATA.name} {path} has a column {column} of type {kind}; expected strings, or lists of them, as "
-                "captions: name another column, or write it so"
-            )
+        column, is_list = _column_of(file, path, column)
         for batch in file.batches(["uid", column]):
             uids, valid = parse_uids(batch)
             texts, owner = batch.column(batch.schema.get_field_index(column)), np.arange(len(uids))
@@ -165,3 +156,48 @@ def _captions(
             given = np.asarray(pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)) & valid[owner]
             text, begin = text_buffers(texts.filter(pa.array(given)))
             yield uids[owner[given]], np.diff(begin).astype(np.int64), text[begin[0] : begin[-1]].tobytes(), len(uids)
+
+
+def _column_of(file: ParquetFile, path: str, column: str) -> tuple[str, bool]:
+    """The name of a column of captions in an opened file, and whether it has lists of texts.
+
+    PoolError where they are no texts, or have no uids.
+    """
+    import pyarrow as pa
+
+    check_uid_type(file)
+    if column not in file.schema.names:  # it may have DataComp's name there
+        column = next((name for name in file.schema.names if column in ALIASES.get(name, ())), column)
+    if column not in file.schema.names:
+        raise PoolError(
+            f"{METADATA.name} {path} has no column {column} ({', '.join(file.schema.names)}); name one that "
+            "holds captions: --caption-from parquet:PATH:COLUMN"
+        )
+    kind = file.schema.field(column).type
+    is_list = bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    if not column_matches("text", kind.value_type if is_list else kind):
+        raise PoolError(
+            f"{METADATA.name} {path} has a column {column} of type {kind}; expected strings, or lists of them, as "
+            "captions: name another column, or write it so"
+        )
+    return column, is_list
+
+
+def check_captions(path: str, column: str) -> None:
+    """PoolError, OSError before work where ``make_caption_table`` could make none. Cost: the footer of each file."""
+    for file in caption_files(path):
+        with open_metadata(file) as opened:
+            _column_of(opened, file, column)
+
+
+def caption_tables(places: Sequence[CaptionFrom], work: Path, number: int = 0) -> dict[str, str]:
+    """Makes the tables of a source, where they are not there yet: the place of each -> the hash of its content.
+
+    Args:
+        places: of captions; those that are no parquet have no table.
+        work: the folder of the tables.   number: of the source in its training.
+    Raises, memory, disk: as ``make_caption_table``.
+    """
+    parquet = [place for place in places if place.kind == "parquet"]
+    names = [str(work / f"captions-{number:02d}-{k}") for k in range(len(parquet))]
+    return {name: make_caption_table(p.path, p.name, name).hash for p, name in zip(parquet, names, strict=True)}

@@ -9,64 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.access.counter import stream_key, uniform
+from dcfast.process.caption_places import TXT, CaptionFrom
 from dcfast.storage.json_files import parse_json
 
 MOST_JSON_BYTES = 8 << 20
 """Of a sample's json, as in the index."""
 _STREAM = 17  # of a seed
-
-
-@dataclass(frozen=True)
-class CaptionFrom:
-    """One place of captions: ``txt``, ``json:FIELD`` or ``parquet:PATH:COLUMN``.
-
-    Attributes:
-        name: the field, or the column.   path: of the parquet.   weight: relative to those of others.
-    """
-
-    kind: Literal["txt", "json", "parquet"]
-    name: str = ""
-    path: str = ""
-    weight: float = 1.0
-
-    def __str__(self) -> str:
-        """What decides the result: not where a file lies."""
-        return self.kind if self.kind == "txt" else f"{self.kind}:{self.name}"
-
-
-TXT = CaptionFrom("txt")
-
-
-def parse_captions(words: Sequence[str], weights: Sequence[float] = ()) -> tuple[CaptionFrom, ...]:
-    """What ``--caption-from`` and ``--caption-weights`` say; ValueError where they make no sense."""
-    if weights and len(weights) != max(1, len(words)):
-        count = max(1, len(words))
-        raise ValueError(f"--caption-weights must be {count} numbers, one a --caption-from; got {len(weights)}")
-    if not all(0 < weight < float("inf") for weight in weights):
-        raise ValueError(f"--caption-weights must be positive numbers; got {list(weights)}")
-    named = words or ["txt"]
-    found = [_parsed(word, weight) for word, weight in zip(named, weights or [1.0] * len(named), strict=True)]
-    if len({(one.kind, one.name, one.path) for one in found}) < len(found):
-        raise ValueError(f"--caption-from must name each place once; got {list(words)}")
-    return tuple(found)
-
-
-def _parsed(word: str, weight: float) -> CaptionFrom:
-    kind, _, rest = word.partition(":")
-    if word == "txt":
-        return CaptionFrom("txt", weight=weight)
-    if kind == "json" and rest:
-        return CaptionFrom("json", rest, weight=weight)
-    path, _, column = rest.rpartition(":")
-    if kind == "parquet" and path and column:
-        return CaptionFrom("parquet", column, path, weight)
-    raise ValueError(f"--caption-from must be txt, json:FIELD or parquet:PATH:COLUMN; got {word!r}")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dcfast.process.caption_places import CaptionFrom, caption_departures, parse_captions
 from dcfast.process.options import check_options, option
-from dcfast.process.shared_options import CACHE_DIR, CACHE_SIZE, DECODER, DEVICE, LOSS, REPORT_TO, SEED, SOME_SETS
+from dcfast.process.shared_options import (
+    CACHE_DIR,
+    CACHE_SIZE,
+    CAPTION_FROM,
+    CAPTION_WEIGHTS,
+    COMPILE,
+    COPY_TO,
+    DECODER,
+    DEVICE,
+    EVALUATE_EVERY,
+    EVALUATE_SETS,
+    FSDP,
+    LOSS,
+    REPORT_TO,
+    SEED,
+)
 from dcfast.rundir.settings import SET, Override
 from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.paths import check_source, path_argument
 from dcfast.storage.records import Record
-from dcfast.train.captions import CaptionFrom, parse_captions
 from dcfast.train.reporters import check_reporters
 
 PATH: dict[str, Any] = {"metavar": "DIR", "parse": path_argument}  # Any: words of an ``Option``
@@ -142,49 +157,27 @@ class TrainSettings:
         "what a weight of a source is of: sample, each of its samples; shard, each of its shards, whatever they hold",
         choices=("sample", "shard"),
     )
-    caption_from: list[str] = option(
-        [],
-        "captions: txt, json:FIELD, or parquet:PATH:COLUMN by uid; of several, and of lists, one is drawn a sample",
-        metavar="PLACE",
-        usual="txt",
-        gather=list,
-    )
-    caption_weights: list[float] = option(
-        [], "how often each of --caption-from is drawn", metavar="W", usual="alike", parse=float, gather=list
-    )
+    caption_from: list[str] = option([], CAPTION_FROM)
+    caption_weights: list[float] = option([], CAPTION_WEIGHTS)
     cache_dir: str | None = option(None, CACHE_DIR)
     cache_size: float = option(100.0, CACHE_SIZE)
-    copy_to: str | None = option(
-        None,
-        "a URL (s3://...) or folder that checkpoints and results are copied to as they are saved, and fetched from "
-        "where --out has none",
-        metavar="URL",
-        parse=path_argument,
-    )
+    copy_to: str | None = option(None, replace(COPY_TO, parse=path_argument))
     workers: int | None = option(
         None,
         "threads that read and decode ahead, per rank; changes no result",
         usual="by the number of cores",
         least=0,
     )
-    compile: bool = option(
-        False, "compile the model (torch.compile), which takes minutes before the first step; the same but for rounding"
-    )
-    fsdp: bool = option(
-        False,
-        "spread each parameter over the ranks (FSDP2), for models that do not fit on one GPU with gradients and "
-        "optimizer; changes no result but by rounding",
-    )
+    compile: bool = option(False, COMPILE)
+    fsdp: bool = option(False, FSDP)
     threads: int | None = option(None, "threads of torch on the CPU", usual="as torch chooses", least=1)
     log_every: int = option(10, "steps between lines of log.jsonl", least=1)
     report_to: list[str] | None = option(None, REPORT_TO)
-    evaluate_every: int | None = option(
-        None, "score every N-th checkpoint of the recipe by a process beside the training", usual="never", least=1
-    )
+    evaluate_every: int | None = option(None, EVALUATE_EVERY)
     evaluate_on: str | None = option(
         None, "with --evaluate-every: holds the evaluation sets (wds_*_test directories)", **PATH
     )
-    evaluate_sets: list[str] | None = option(None, replace(SOME_SETS, usual="all of --evaluate-on"))
+    evaluate_sets: list[str] | None = option(None, replace(EVALUATE_SETS, usual="all of --evaluate-on"))
 
     def __post_init__(self) -> None:
         self.recipe()
@@ -224,8 +217,7 @@ class TrainSettings:
         """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""
         departures = recipe_departures(scale(self.scale), self.recipe())
         departures += [] if self.resample else ["samples without replacement"]
-        names = ", ".join(map(str, self.captions()))
-        return departures if names == "txt" else [*departures, f"captions from {names}"]
+        return departures + caption_departures(self.captions())
 
     def identity(self, sources: Sequence[str] = ()) -> Identity:
         """What training it is; with the fingerprints of its sources, where they are known."""

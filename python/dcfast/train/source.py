@@ -23,7 +23,7 @@ from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.npz import load_array
 from dcfast.storage.paths import is_url
-from dcfast.train.caption_table import CaptionTable, make_caption_table
+from dcfast.train.caption_table import CaptionTable, caption_tables
 from dcfast.train.captions import MOST_JSON_BYTES, TXT_ALONE, CaptionRule
 from dcfast.train.source_files import SourceFiles, logged, source_files
 
@@ -56,16 +56,14 @@ def prepare_source(
         shard.   RunError: shards behind a URL cannot be read.
     """
     found = source_files(source, work, number, captions, remote)
-    places = [place for place in captions.places if place.kind == "parquet"]
-    tables = tuple(str(work / f"captions-{number:02d}-{k}") for k in range(len(places)))
-    made = [make_caption_table(p.path, p.name, table).hash for p, table in zip(places, tables, strict=True)]
-    files = replace(found, captions=replace(captions, tables=tables), remote=remote)
+    made = caption_tables(captions.places, work, number)
+    files = replace(found, captions=replace(captions, tables=tuple(made)), remote=remote)
     opened = OpenSource(files)
     if is_url(files.shards_dir):
         list(opened.read(opened.rows(np.zeros(1, np.int64))))  # before hours of work: credentials, ranges, the version
     fingerprint, notes = opened.look_through()
     if made:
-        fingerprint = hashlib.sha256(" ".join([fingerprint, *made]).encode()).hexdigest()
+        fingerprint = hashlib.sha256(" ".join([fingerprint, *made.values()]).encode()).hexdigest()
     return replace(files, fingerprint=fingerprint, notes=(*files.notes, *logged(notes)))
 
 

@@ -115,8 +115,8 @@ def _advice(wait: float | None, replaced: int, seen: int | None) -> list[str]:
     advice = []
     if wait is not None and wait > MUCH_WAITING:
         advice.append(
-            f"{wait:.0%} of the time went by waiting for data: give it more workers (--workers), a faster decoder "
-            "(--decoder), or shards on a local disk"
+            f"{wait:.0%} of the time went by waiting for data: give it more cores for each GPU, a faster decoder "
+            "(--decoder pil_reduced, or dali), or shards on a local disk (of URLs by --cache-dir)"
         )
     if seen and replaced / seen > MANY_REPLACED:
         advice.append(
