@@ -34,7 +34,7 @@ def test_bash_completes_commands_options_and_values(scripts: dict[str, Path]) ->
     assert {*cli.PROGRAMS, *STAGES, "--version"} <= set(offered(place, "dcfast", ""))
     assert offered(place, "dcfast", "resh") == ["resharder", "reshard"]
     assert offered(place, "dcfast", "run", "--sc") == ["--scale"]
-    assert offered(place, "dcfast", "run", "--engine", "") == ["local", "ray"]
+    assert offered(place, "dcfast", "run", "--engine", "") == ["local", "ray", "slurm"]
     assert offered(place, "dcfast", "resharder", "--uid-from", "u") == ["url"]
     assert "--from" not in offered(place, "dcfast", "filter", "--")
     assert "--accumulation" in offered(place, "dcfast", "train", "--")  # of the program, too
@@ -65,7 +65,7 @@ def test_the_shell_reads_its_script(shell: str, scripts: dict[str, Path]) -> Non
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="no fish on this machine")
 def test_fish_completes_the_same(scripts: dict[str, Path]) -> None:
-    for words, expected in {"dcfast run --sc": ["--scale"], "dcfast run --engine ": ["local", "ray"]}.items():
+    for words, expected in {"dcfast run --sc": ["--scale"], "dcfast run --engine ": ["local", "ray", "slurm"]}.items():
         command = ["fish", "--no-config", "-c", f"source {scripts['fish']}; complete -C '{words}'"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == expected
