@@ -204,3 +204,18 @@ def test_threads_read_and_write_the_same_entries(tmp_path: Path) -> None:
         thread.join()
     assert wrong == []
     assert on_disk(tmp_path) <= 12 * BLOCK
+
+
+@pytest.mark.parametrize("text", [b"9" * 32, b"\0" * 40, b"", b"-1", b"x" * 20])
+def test_a_damaged_count_is_made_anew_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    cache = Cache(tmp_path, 100 * BLOCK)
+    cache.put("key 0", content(0))
+    (tmp_path / "used").write_bytes(text)
+    counted: list[int] = []
+    count = Cache._count
+    monkeypatch.setattr(Cache, "_count", lambda self: counted.append(1) or count(self))
+    monkeypatch.setattr(Cache, "_clear", lambda *_: pytest.fail("there is room"))
+    for number in range(1, 5):
+        cache.put(f"key {number}", content(number))
+    assert len(counted) == 1
+    assert int((tmp_path / "used").read_bytes()) == on_disk(tmp_path) == 5 * BLOCK

@@ -54,8 +54,12 @@ def captions_of(pool: Path, work: Path, words: list[str], weights: list[float] =
     return files, OpenSource(files)
 
 
-def read(source: OpenSource, samples: Any = None, rows: Any = None) -> list[str | None]:
-    rows = source.rows(np.arange(source.files.count)) if rows is None else rows
+def read(source: OpenSource, samples: Any = None) -> list[str | None]:
+    rows = source.rows(np.arange(source.files.count))
+    return texts_of(source, rows, samples)
+
+
+def texts_of(source: OpenSource, rows: Any, samples: Any) -> list[str | None]:
     found = [raw.caption(i) for raw in source.read(rows, samples) for i in range(len(raw))]
     return [None if text is None else bytes(text).decode() for text in found]
 
@@ -100,9 +104,10 @@ def test_a_table_is_made_once_and_anew_where_its_files_change(tmp_path: Path, mo
     assert (about.rows, about.captions) == (25, 23)
     table = CaptionTable(place)
     uids = uid_parse([uid_of(n) for n in (3, 4, 5, 40, 41, 99, 3)])[0]
-    assert table.find(uids)[:4] == [[b"a 3", b"b 3"], [b"a 4"], [b"a 5"], [b"b 40"]]
-    assert [len(text) for text in table.find(uids)[4]] == [MAX_CAPTION_BYTES + 1]
-    assert table.find(uids)[5:] == [[], [b"a 3", b"b 3"]]
+    found = [[*texts] for texts in table.find(uids)]
+    assert found[:4] == [[b"a 3", b"b 3"], [b"a 4"], [b"a 5"], [b"b 40"]]
+    assert [len(text) for text in found[4]] == [MAX_CAPTION_BYTES + 1]
+    assert found[5:] == [[], [b"a 3", b"b 3"]]
     assert table.has(uids).tolist() == [True] * 5 + [False, True]
     monkeypatch.setattr(caption_table, "_captions", None)
     assert make_caption_table(str(folder), "better", place) == about
@@ -119,7 +124,19 @@ def test_types_of_columns(tmp_path: Path, kind: pa.DataType) -> None:
     path = table_of(tmp_path / "t.parquet", [(1, ["one", None, "uno"] if is_list else "one"), (2, None)], kind)
     make_caption_table(str(path), "better", str(tmp_path / "place"))
     found = CaptionTable(str(tmp_path / "place")).find(uid_parse([uid_of(1), uid_of(2)])[0])
-    assert found == [[b"one", b"uno"] if is_list else [b"one"], []]
+    assert [[*texts] for texts in found] == [[b"one", b"uno"] if is_list else [b"one"], []]
+
+
+def test_of_a_million_captions_of_one_uid_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_of(tmp_path / "t.parquet", [(1, [str(n) for n in range(1_000_000)])])
+    make_caption_table(str(path), "better", str(tmp_path / "place"))
+    taken: list[int] = []
+    text = CaptionTable.text
+    monkeypatch.setattr(CaptionTable, "text", lambda self, record: taken.append(record) or text(self, record))
+    [found] = CaptionTable(str(tmp_path / "place")).find(uid_parse([uid_of(1)])[0])
+    rule = CaptionRule(parse_captions(["parquet:t:better"]))
+    assert rule.choose(None, None, [found], 0.25) == b"250000"
+    assert taken == [250_000]
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
@@ -140,12 +157,12 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
 def test_one_of_several_is_drawn_by_weight_and_number(pool: Path, tmp_path: Path) -> None:
     _, source = captions_of(pool, tmp_path, ["txt", "json:alt"], [1, 3], seed=4)
     samples = np.arange(4000)
-    texts = read(source, samples, np.repeat(source.rows(np.array([1])), 4000))
+    texts = texts_of(source, np.repeat(source.rows(np.array([1])), 4000), samples)
     counts = Counter(texts)
     assert set(counts) == {caption(1), "alt 1"}
     assert 0.72 < counts["alt 1"] / 4000 < 0.78
     rows = np.repeat(source.rows(np.array([1])), 50)
-    assert read(source, samples[70:120], rows) == texts[70:120]
+    assert texts_of(source, rows, samples[70:120]) == texts[70:120]
     _, other = captions_of(pool, tmp_path, ["txt", "json:alt"], [1, 3], seed=5)
     assert read(other, samples[:COUNT]) != read(source, samples[:COUNT])
     for number in range(200):  # places that have none leave their share to the others

@@ -14,7 +14,7 @@ from dcfast.errors import CheckpointError, RunError
 from dcfast.storage import mirror as mirror_module
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.mirror import Mirror
-from dcfast.train import TrainSource
+from dcfast.train import TrainSource, session
 from dcfast.train.session import train
 from train_builder import build_pool, small
 
@@ -121,3 +121,58 @@ def test_a_store_that_fails_is_asked_again_and_said_once(
     mirror.update()
     mirror.close()
     assert there(store, "memory://dcfast-copy/y") == {"log.jsonl": b"a"}
+
+
+def test_copies_that_were_fetched_in_part_are_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, url = TrainSource(shards=str(build_pool(tmp_path / "pool", 40))), str(tmp_path / "copies")
+    whole = train(small(tmp_path / "a", source, copy_to=url))
+    fetched = here(tmp_path / "copies")
+    restore = Mirror.restore
+
+    def killed(self: Mirror) -> list[str]:
+        restore(self)
+        (tmp_path / "b" / "train" / "log.jsonl").unlink()
+        raise Ended
+
+    monkeypatch.setattr(Mirror, "restore", killed)
+    with pytest.raises(Ended):
+        train(small(tmp_path / "b", source, copy_to=url))
+    assert "log.jsonl" not in here(tmp_path / "b" / "train")
+    monkeypatch.setattr(Mirror, "restore", restore)
+    assert train(small(tmp_path / "b", source, copy_to=url)).checkpoint_sha256 == whole.checkpoint_sha256
+    assert here(tmp_path / "b" / "train")["log.jsonl"] == fetched["log.jsonl"]
+
+
+def test_what_is_here_in_shards_is_not_overwritten(tmp_path: Path) -> None:
+    out, copies = tmp_path / "out", tmp_path / "copies"
+    (out / "train" / "checkpoints" / "step_4.sharded").mkdir(parents=True)
+    (out / "train" / "log.jsonl").write_bytes(b"newer")
+    copies.mkdir()
+    (copies / "log.jsonl").write_bytes(b"older")
+    settings = small(out, TrainSource(shards="none"), copy_to=str(copies))
+    assert len(session._mirrors(settings, out / "train")) == 1
+    assert (out / "train" / "log.jsonl").read_bytes() == b"newer"
+    assert not (out / "train" / "fetching").exists()
+
+
+def test_shards_of_checkpoints_are_copied_before_their_record(tmp_path: Path, store: Any) -> None:
+    folder, written = tmp_path / "train", list[str]()
+    for name in ("step_2.sharded", "step_4.sharded", ".tmp-1-abcdef01-step_6.sharded"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+        for file in ("checkpoint.json", "shard-00001-model-00001-of-00001.safetensors"):
+            (folder / "checkpoints" / name / file).write_bytes(file.encode())
+    mirror = Mirror(folder, "memory://dcfast-copy/z", session._COPIED, session._PASSING)
+    put = mirror._put
+    mirror._put = lambda name, data: (written.append(name), put(name, data))[1]  # type: ignore[method-assign]
+    mirror.update()
+    mirror.close()
+    assert len(written) == 4
+    assert [name.endswith("checkpoint.json") for name in written] == [False, False, True, True]
+    for file in (folder / "checkpoints" / "step_2.sharded").iterdir():
+        file.unlink()
+    mirror.update()
+    mirror.close()
+    assert {name.split("/")[1] for name in there(store, mirror.url)} == {"step_4.sharded"}
+    for number in ("_4", "_2"):
+        again = Mirror(tmp_path / number, mirror.url, session._COPIED, session._PASSING)
+        assert len(again.restore()) == 2

@@ -15,8 +15,10 @@ import pytest
 import torch
 from dcfast.process.signals import Stopped
 from dcfast.train import TrainSource, keeper, train
-from dcfast.train.checkpoint import _Remembering, write_checkpoint
+from dcfast.train.checkpoint import KEPT_STEPS, _Remembering, write_checkpoint
+from dcfast.train.progress import Progress
 from dcfast.train.saving import Aside, Saver
+from dcfast.train.sharded import ShardedRecord, finish_shards
 from rank_processes import started
 from train_builder import build_pool, small, wait_for_disk
 
@@ -169,3 +171,19 @@ def test_a_kill_within_a_write_leaves_the_checkpoint_before(source: TrainSource,
     again = saved(tmp_path / "out")
     assert sorted(again) == ["epoch_1.pt", "epoch_2.pt", "step_2.pt", "step_4.pt"]
     assert again["epoch_2.pt"] == saved(whole)["epoch_2.pt"]
+
+
+def test_a_new_checkpoint_outlives_damaged_ones_of_larger_numbers(source: TrainSource, tmp_path: Path) -> None:
+    identity = small(tmp_path, source).identity(["f"])
+    for number in (20, 30):
+        (tmp_path / f"step_{number}.pt").write_bytes(b"damaged")
+        (tmp_path / f"step_{number}.sharded").mkdir()
+    for number in (10, 12):
+        write_checkpoint(tmp_path / f"step_{number}.pt", {"number": number})
+        (tmp_path / ".tmp-shards").mkdir()
+        progress = Progress(step=number, samples_seen=8, identity=identity)
+        record = ShardedRecord(epoch=0, name="m", files={}, dcfast=progress)
+        finish_shards(tmp_path / f"step_{number}.sharded", tmp_path / ".tmp-shards", lambda _, r=record: r, KEPT_STEPS)
+        assert {p.name for p in tmp_path.iterdir()} == {
+            f"step_{number}.pt", "step_30.pt", f"step_{number}.sharded", "step_30.sharded"
+        }  # fmt: skip

@@ -167,6 +167,22 @@ def test_a_kill_within_the_write_leaves_the_shards_before(source: TrainSource, s
     assert same_losses(tmp_path / "out", spread)
 
 
+def test_shards_are_copied_and_gone_on_from(source: TrainSource, spread: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    settings = small(tmp_path / "out", source, overrides=SHORT, fsdp=True, save_every_steps=4, copy_to=str(copies))
+    on_ranks(tmp_path / "ranks", settings, 2)
+    folders = (copies / "checkpoints", tmp_path / "out" / "train" / "checkpoints")
+    there, here = ({p.relative_to(folder) for p in folder.rglob("*.*") if p.is_file()} for folder in folders)
+    assert there == here
+    assert len(there) == 8
+    shutil.rmtree(tmp_path / "out")  # the machine is lost, before the last checkpoint was copied
+    (copies / "checkpoints" / "epoch_2.pt").unlink()
+    steps: list[int] = []
+    train(replace(settings, fsdp=False), on_step=steps.append)
+    assert steps == [8, 9, 10, 11]
+    assert same_losses(tmp_path / "out", spread)
+
+
 def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -159,11 +159,12 @@ def test_a_reporter_that_fails_ends_nothing_and_is_told_of_once(
         def close(self) -> None:
             raise AssertionError("it is not asked again")
 
-    monkeypatch.setitem(reporters._KINDS, "trackio", Failing)
-    train(small(tmp_path, source, overrides=SHORT, report_to=["trackio"]))
+    monkeypatch.setitem(reporters._KINDS, "tensorboard", Failing)
+    train(small(tmp_path, source, overrides=SHORT, report_to=["tensorboard"]))
     assert asked == [1, 2]
     [record] = [record for record in caplog.records if "told no more" in record.message]
-    assert record.message.endswith("trackio is told no more, the training goes on: ConnectionError: nobody is there")
+    assert "tensorboard is told no more, the training goes on: ConnectionError: nobody is there" in record.message
+    assert "second line" not in record.message
 
 
 def test_what_a_reporter_lacks_is_said_before_work(
@@ -223,3 +224,17 @@ def test_an_evaluation_that_fails_is_said(tmp_path: Path, caplog: pytest.LogCapt
     assert not told
     with pytest.raises(ValueError, match="no directory with evaluation sets"):
         evaluating.check_evaluations(str(tmp_path / "none"))
+
+
+def test_an_evaluation_that_cannot_begin_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scores = evaluating.Evaluations(tmp_path, ["--evalsets", "none"], lambda *what: None)
+    (tmp_path / "evaluations").write_bytes(b"")
+    scores.start(3, tmp_path / "epoch_1.pt")
+    assert scores.is_idle()
+    (tmp_path / "evaluations").unlink()
+    scores.start(5, tmp_path / "epoch_2.pt")
+    (tmp_path / "evaluations" / "epoch_2" / "evaluate.log").unlink()
+    scores.finish()
+    first, second = caplog.messages
+    assert "epoch_1.pt was not scored, the training goes on" in first
+    assert "epoch_2.pt was not scored, the training goes on: exit status 2" in second

@@ -38,6 +38,7 @@ _FRESH_SECONDS = 60.0
 _ABANDONED_SECONDS = 600.0
 """Age of a file that is half written, and not written any more."""
 _BLOCK = 4096
+_DIGITS = 20
 _LOG = logging.getLogger("dcfast")
 _NAMES = [f"{n:02x}" for n in range(256)]
 
@@ -150,10 +151,12 @@ class Cache:
                     return
                 time.sleep(0.001)
         try:
-            text = os.pread(lock, 32, 0)
-            count = [int(text) if text.isdigit() else -1]
+            text = os.pread(lock, _DIGITS + 1, 0)
+            count = [int(text) if len(text) == _DIGITS and text.isdigit() else -1]
             yield count
-            os.pwrite(lock, b"%020d" % count[0], 0)
+            os.pwrite(lock, b"%0*d" % (_DIGITS, count[0]), 0)
+            if len(text) > _DIGITS:  # somebody's
+                os.ftruncate(lock, _DIGITS)
         finally:
             os.close(lock)
 

@@ -6,6 +6,7 @@ A file appears there whole or not at all: where the store has no whole puts, it 
 from __future__ import annotations
 
 import logging
+import os
 import posixpath
 import queue
 import re
@@ -32,6 +33,7 @@ _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", 
 _LARGE = 8 << 20
 """Bytes of a file that is not held in memory: one that is written whole, and does not grow."""
 _PATIENT = RemoteOptions(retries=6, backoff_s=0.5, deadline_s=120.0)
+_LAST = (".pt", "/checkpoint.json")
 _LAST_SECONDS = 20.0
 _LOG = logging.getLogger("dcfast")
 
@@ -129,8 +131,8 @@ class Mirror:
 
     def _copy(self) -> None:
         present = {name: path for name, path in self._files() if self._names.fullmatch(name)}
-        # what others are told by, such as the log, comes before the checkpoint it belongs to
-        for name, path in sorted(present.items(), key=lambda item: item[0].endswith(".pt")):
+        # what others are told by, such as the log, comes before its checkpoint; shards before their record
+        for name, path in sorted(present.items(), key=lambda item: item[0].endswith(_LAST)):
             try:
                 state = _state(path)
                 if self._copied.get(name) == state:
@@ -151,9 +153,12 @@ class Mirror:
             del self._copied[name]
 
     def _files(self) -> Iterable[tuple[str, Path]]:
-        for path in self._folder.rglob("*"):
-            if path.is_file() and not path.is_symlink() and not is_temporary_name(path.name):
-                yield path.relative_to(self._folder).as_posix(), path
+        for folder, below, names in os.walk(self._folder):  # goes over what is removed meanwhile
+            below[:] = [name for name in below if not is_temporary_name(name)]
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink() and not is_temporary_name(name):
+                    yield path.relative_to(self._folder).as_posix(), path
 
     def _at(self, name: str) -> str:
         return f"{self._place}/{name}"

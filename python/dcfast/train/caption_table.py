@@ -53,22 +53,34 @@ class CaptionTable:
         self._records = open_records(f"{place}-uids.npy")
         self._texts = map_array(f"{place}-texts", np.uint8, (about.text_bytes,))
 
-    def find(self, uids: npt.NDArray[np.void]) -> list[list[bytes]]:
+    def find(self, uids: npt.NDArray[np.void]) -> list[Found]:
         """The captions of each uid, in the order of the files; none where the table lacks it."""
         first, count = uid_lookup(self._records, np.ascontiguousarray(uids), threads=1)
-        found: list[list[bytes]] = []
-        for begin, end in zip(first.tolist(), (first + count).tolist(), strict=True):
-            payloads = self._records["f2"][begin:end].tolist()
-            found.append([self._text(payload) for payload in payloads])
-        return found
+        ends = (first + count).tolist()
+        return [Found(self, range(begin, end)) for begin, end in zip(first.tolist(), ends, strict=True)]
 
-    def _text(self, payload: int) -> bytes:
+    def text(self, record: int) -> bytes:
+        """The caption of a record."""
+        payload = int(self._records["f2"][record])
         begin = payload >> _SIZE_BITS
         return self._texts[begin : begin + (payload & ((1 << _SIZE_BITS) - 1))].tobytes()
 
     def has(self, uids: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
         """(n,) bool: whether the table has a caption of each uid."""
         return uid_lookup(self._records, np.ascontiguousarray(uids), threads=1)[1] > 0
+
+
+class Found:
+    """Captions of one uid, each read when it is asked for: a stranger's file may give millions to one."""
+
+    def __init__(self, table: CaptionTable, records: range) -> None:
+        self._table, self._records = table, records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: int, /) -> bytes:
+        return self._table.text(self._records[number])
 
 
 def make_caption_table(path: str, column: str, place: str, uid_from: str = "json") -> TableFiles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,14 @@ from dcfast.storage.json_files import parse_json
 MOST_JSON_BYTES = 8 << 20
 """Of a sample's json, as in the index."""
 _STREAM = 17  # of a seed
+
+
+class Texts(Protocol):
+    """Captions of a sample from one place, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> bytes | memoryview: ...
 
 
 @dataclass(frozen=True)
@@ -55,21 +64,21 @@ class CaptionRule:
         return drawn
 
     def choose(
-        self, txt: memoryview | None, json: memoryview | None, of_tables: Sequence[list[bytes]], draw: float
+        self, txt: memoryview | None, json: memoryview | None, of_tables: Sequence[Texts], draw: float
     ) -> bytes | memoryview | None:
         """One of a sample's captions; an empty one where there is no other, None where there is none.
 
         The places that have any share by their weights; the captions of one place share alike.
         """
-        found: list[tuple[float, Sequence[bytes | memoryview]]] = []
+        found: list[tuple[float, Texts]] = []
         tables = iter(of_tables)
         for place in self.places:
-            texts: Sequence[bytes | memoryview]
+            texts: Texts
             if place.kind == "txt":
                 texts = [txt] if txt is not None and len(txt) else []
             else:
                 texts = next(tables) if place.kind == "parquet" else _of_json(json, place.name)
-            if texts:
+            if len(texts):
                 found.append((place.weight, texts))
         if not found:
             return txt

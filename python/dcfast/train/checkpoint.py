@@ -86,7 +86,9 @@ def write_checkpoint(path: Path, content: object, rest: Callable[[], None] = lam
             if raw.error is not None:
                 raise raw.error from None
             raise
-    steps = sorted((p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
+    steps = [p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)]
+    # the new one stays: those of a larger number were passed over, being damaged
+    steps.sort(key=lambda p: (p == path, int(p.stem[5:])))
     for older in steps[:-KEPT_STEPS]:
         if not older.is_dir():
             older.unlink()

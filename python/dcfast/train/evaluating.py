@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from dcfast.errors import first_line
 from dcfast.rundir.training_summary import EvaluationLine
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import read_json_lines
@@ -79,11 +80,14 @@ class Evaluations:
     def start(self, step: int, checkpoint: Path) -> None:
         """Begins to score a checkpoint that is on disk, where none is at work."""
         self._of = (step, checkpoint.name)
-        self._place.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dcfast.evaluate", "--quiet", *self._words]
         command += ["--checkpoint", str(checkpoint), "--out", str(self._place)]
-        with open(self._place / "evaluate.log", "wb") as said:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+            with open(self._place / "evaluate.log", "wb") as said:
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        except OSError as error:  # no room for it, or no memory
+            self._say_why(first_line(error))
 
     def is_idle(self) -> bool:
         """Whether no evaluation is at work, or told of yet."""
@@ -103,14 +107,18 @@ class Evaluations:
         step, name = self._of
         scores = read_scores(self._place / "eval_results.jsonl")
         if not scores:
-            said = read_input(self._place / "evaluate.log", MOST_TEXT_BYTES).decode("utf-8", "replace").split("\n")
-            why = next((line for line in reversed(said) if line.strip()), f"exit status {status}")
-            _LOG.warning("  train: %s was not scored, the training goes on: %s", name, why)
+            said: list[str] = []
+            with suppress(OSError):
+                said = read_input(self._place / "evaluate.log", MOST_TEXT_BYTES).decode("utf-8", "replace").split("\n")
+            self._say_why(next((line for line in reversed(said) if line.strip()), f"exit status {status}"))
             return
         append_records(self._folder / "evaluations.jsonl", [EvaluationLine(step=step, checkpoint=name, scores=scores)])
         shown = ", ".join(f"{key} {score:.3f}" for key, score in sorted(scores.items())[:4])
         _LOG.info("  train: scores of %s: %s%s", name, shown, ", ..." if len(scores) > 4 else "")
         self._told(step, scores)
+
+    def _say_why(self, why: str) -> None:
+        _LOG.warning("  train: %s was not scored, the training goes on: %s", self._of[1], why)
 
     def close(self) -> None:
         """Ends an evaluation that is at work: the training has failed, or was stopped."""

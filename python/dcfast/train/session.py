@@ -42,6 +42,7 @@ from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, l
 from dcfast.train.replaced import Refusal
 from dcfast.train.reporters import require_reporters
 from dcfast.train.settings import TrainSettings
+from dcfast.train.sharded import SUFFIX
 from dcfast.train.source import prepare_source
 from dcfast.train.source_files import SourceFiles
 from dcfast.train.stretch import find_steps
@@ -180,6 +181,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
         trainer.finish_scores()
+        for mirror in mirrors:
+            mirror.update()  # those scores, too
         return summary
     finally:
         heartbeat.stop(in_order)  # first: the others may have ended before the workers here have
@@ -188,8 +191,12 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
             mirror.close(in_order=False)
 
 
-_COPIED = re.compile(r"checkpoints/(epoch|step)_\d+\.pt|(log|replaced-\d+|refused-\d+)\.jsonl|(summary|timing)\.json")
-_PASSING = re.compile(r"checkpoints/step_\d+\.pt")
+_PASSING = re.compile(r"checkpoints/step_\d+(\.pt|\.sharded/(\w[\w.-]*\.safetensors|checkpoint\.json))")
+_COPIED = re.compile(
+    rf"{_PASSING.pattern}|checkpoints/epoch_\d+\.pt|(log|evaluations|replaced-\d+|refused-\d+)\.jsonl|(summary|timing)\.json"
+)
+_FETCHING = "fetching"
+"""A file that is there while copies are fetched: where one was killed meanwhile, all are fetched anew."""
 
 
 def _mirrors(settings: TrainSettings, folder: Path) -> list[Mirror]:
@@ -198,9 +205,13 @@ def _mirrors(settings: TrainSettings, folder: Path) -> list[Mirror]:
         return []
     mirror = Mirror(folder, settings.copy_to, _COPIED, _PASSING)
     mirror.check()
-    fetched = [] if any((folder / "checkpoints").glob("*.pt")) else mirror.restore()
-    if fetched:
-        _LOG.warning("  train: %d files of the training were fetched from %s", len(fetched), mirror.url)
+    begun, saved = folder / _FETCHING, folder / "checkpoints"
+    if begun.exists() or not any([*saved.glob("*.pt"), *saved.glob(f"*{SUFFIX}")]):
+        begun.touch()
+        fetched = mirror.restore()
+        begun.unlink()
+        if fetched:
+            _LOG.warning("  train: %d files of the training were fetched from %s", len(fetched), mirror.url)
     return [mirror]
 
 

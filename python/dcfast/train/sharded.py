@@ -101,7 +101,8 @@ def finish_shards(path: Path, temporary: Path, record: Callable[[dict[str, str]]
     fsync(temporary)
     os.rename(temporary, path)
     fsync(path.parent)
-    older = sorted(path.parent.glob(f"step_*{SUFFIX}"), key=_step)
+    # the new one stays: those of a larger number were passed over, being damaged
+    older = sorted(path.parent.glob(f"step_*{SUFFIX}"), key=lambda folder: (folder == path, _step(folder)))
     for folder in older[:-kept]:
         shutil.rmtree(folder)
 

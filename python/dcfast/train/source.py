@@ -23,7 +23,7 @@ from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.npz import load_array
 from dcfast.storage.paths import is_url
-from dcfast.train.caption_table import CaptionTable, caption_tables
+from dcfast.train.caption_table import CaptionTable, Found, caption_tables
 from dcfast.train.captions import MOST_JSON_BYTES, TXT_ALONE, CaptionRule
 from dcfast.train.source_files import SourceFiles, logged, source_files
 
@@ -257,7 +257,7 @@ class OpenSource:
             return RawSamples(data, pictures, data, captions, rule.lacking)
         json = of_kind(_JSON)
         # of each sample, what each table has
-        of_tables: Iterable[tuple[list[bytes], ...]] = ((),) * len(members)
+        of_tables: Iterable[tuple[Found, ...]] = ((),) * len(members)
         if self._tables:
             uids = self.reader.uids(members.rows)
             of_tables = zip(*(table.find(uids) for table in self._tables), strict=True)
