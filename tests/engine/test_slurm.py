@@ -117,6 +117,55 @@ def test_jobs_of_a_killed_run_are_ended_first(tmp_path: Path, jobs: Path) -> Non
     assert [path.name for path in (out / "state/slurm").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", "Unable to contact slurm con"),
+        ("exec sleep 60", "no answer within 0 s"),
+    ],
+)
+def test_jobs_of_which_squeue_says_nothing_count_as_at_work(
+    tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    out, token = run_folder(tmp_path), secrets.token_hex(8)
+    (out / "state/slurm" / token).mkdir(parents=True)
+    (jobs / "squeue").write_text(script)
+    monkeypatch.setattr(slurm, "_END_SECONDS", 0.1)
+    with monkeypatch.context() as brief:
+        if "sleep" in script:
+            brief.setattr(slurm, "ANSWER_SECONDS", 0.4)
+        with pytest.raises(RunError, match=f"squeue does not say whether jobs .*{token}.* are at work: .*{said}"):
+            slurm.end_earlier(str(out))
+    assert (out / "state/slurm" / token).exists()
+    (jobs / "squeue").write_text("echo Good morning")  # a word of the site, and no job
+    slurm.end_earlier(str(out))
+    assert not (out / "state/slurm" / token).exists()
+
+
+def test_a_squeue_that_fails_is_said_once_and_the_results_come(
+    tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (jobs / "squeue").write_text("echo 'no \033controller' >&2; exit 1")
+    pieces = [slow.piece("demo/a", f"{i}")(seconds=1.5, value=i, output=f"{i}.txt") for i in range(2)]
+    with open_engine("slurm", 2) as engine:
+        assert dict(engine.map(str(run_folder(tmp_path)), pieces)) == {0: Value(0), 1: Value(1)}
+    assert (jobs / "calls").read_text().count("squeue") > 1
+    assert len(scripts(jobs)) == 1  # nothing was taken for lost
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("squeue does not answer (no ")
+    assert "\033" not in line
+
+
+def test_an_sbatch_that_cannot_be_started_is_said(tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(jobs / "bin"))  # none behind it
+    (jobs / "bin/sbatch").write_text("#!/no/such/program\n")
+    with (
+        pytest.raises(RunError, match=r"sbatch did not take the pieces of this step: .*No such file"),
+        open_engine("slurm", 2) as engine,
+    ):
+        list(engine.map(str(run_folder(tmp_path)), squares(2)))
+
+
 def test_what_sbatch_refuses_is_said(tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SLURM_REFUSES", "invalid partition specified: gpu")
     with (

@@ -1,7 +1,7 @@
 """Slurm's programs as far as dcfast calls them: jobs are processes of this machine, begun at once.
 
 ``installed(folder)`` makes them; each is this file, called by another name. What ``sbatch`` refuses is named by
-FAKE_SLURM_REFUSES; FAKE_SLURM is the folder of the jobs.
+FAKE_SLURM_REFUSES; FAKE_SLURM is the folder of the jobs. A file ``squeue`` in it is a script that is called instead.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _jobs(folder: Path) -> list[tuple[str, str, int, str]]:
 
 
 def _squeue(folder: Path, words: list[str]) -> int:
+    if (folder / "squeue").exists():
+        return subprocess.run(["sh", folder / "squeue"], check=False).returncode
     wanted = dict(word.partition("=")[::2] for word in words)
     for number, task, _, name in _jobs(folder):
         if wanted.get("--jobs", number) == number and wanted.get("--name", name) == name:

@@ -40,17 +40,18 @@ def run_words(out: Path, *more: str) -> list[str]:
 
 
 def test_the_script_asks_for_what_it_was_given(say: Say, tmp_path: Path) -> None:
-    out = tmp_path / "my runs" / "it's 100%"
+    out = tmp_path / "my runs" / "it's 100%%j"
     given = ["slurm", "--nodes", "4", "--gpus-per-node", "8", "--cpus-per-task", "12", "--time", "1-12:00"]
     given += ["--partition", "gpu", "--account", "a b", "--sbatch=--qos=low", "--signal-seconds", "180"]
     status, said, _ = say([*given, *run_words(out, "--filter", "words >= 3 & ~contaminated")])
     assert status == 0
     assert said.splitlines()[-1] == f"submit it: sbatch {shlex.quote(str(out) + '.sbatch')}"
+    assert f"log: {out}.JOB.log" in said.splitlines()
     path = Path(f"{out}.sbatch")
     lines = path.read_text().splitlines()
     directives = [shlex.split(line.removeprefix("#SBATCH "))[0] for line in lines if line.startswith("#SBATCH ")]
     assert directives == [
-        "--job-name=dcfast-it's 100%", "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=12",
+        "--job-name=dcfast-it's 100%%j", "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=12",
         "--time=1-12:00", "--partition=gpu", "--account=a b", "--requeue", "--open-mode=append",
         f"--output={str(out).replace('%', '%%')}.%j.log", "--signal=USR1@180", "--qos=low",
     ]  # fmt: skip
@@ -136,6 +137,7 @@ TWO, CPU = ["slurm", "--nodes", "2"], ["--", "--device", "cpu"]
         ([*TWO, "--", "--seed", "-1"], "--seed must be 0 to 2^63 - 1; got -1"),
         (["torchrun", "--nodes", "2", *CPU], "2 machines meet somewhere: give --endpoint HOST:PORT, the same on each"),
         (["torchrun", "--endpoint", "node1", "--print", "--"], "--endpoint must be HOST:PORT, as node1:29400; got"),
+        ([*TWO, "--", "--out", "s3://mine/run"], "--out must be a directory of this machine; got the URL s3://mine/run"),
         (["ray", "--", "--engine", "ray"], "a job of Ray does the data on all machines of a cluster"),
     ],
 )  # fmt: skip
@@ -143,6 +145,13 @@ def test_what_makes_no_sense_is_said_before_any_queue(say: Say, tmp_path: Path, 
     status, _, error = say(words)
     assert (status, said in error) == (2, True), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_the_run_before_the_dashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["slurm", "--nodes", "2", "--out", str(tmp_path / "out")])
+    said = "--out is an option of dcfast.run: give all of those behind --, as ... -- --out"
+    assert said in capsys.readouterr().err
 
 
 def test_the_line_of_torchrun(say: Say) -> None:

@@ -16,6 +16,7 @@ from dcfast.errors import PoolError, RunError
 from dcfast.run import comparison, team, workflow
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
+from dcfast.storage.lock import locked
 from rank_processes import log_lines, started, wait_for_step
 from train_builder import MODEL, build_pool
 
@@ -155,6 +156,18 @@ def test_locks_that_hold_on_one_machine_alone_are_told(pool: Path, tmp_path: Pat
         assert said in ranks.said(0)
         assert ranks.said(1) == ""
     assert not (tmp_path / "out/state/ranks").exists()
+
+
+def test_a_second_start_leaves_the_first_alone(pool: Path, tmp_path: Path) -> None:
+    folder, command = tmp_path / "out/state/ranks", words(pool, tmp_path / "out")
+    folder.mkdir(parents=True)
+    for name in (team.LEADER, "rank-00001"):
+        (folder / name).write_text("of the first")
+    with locked(folder / team.HELD, "busy"), started(tmp_path / "ranks", command, command) as ranks:
+        assert ranks.statuses(30) == [1, 1]
+        assert ranks.said(0).startswith(f"error: --out {tmp_path / 'out'}: another process is running there; wait")
+        assert ranks.said(1) == ""
+    assert {path.read_text() for path in folder.iterdir() if path.name != team.HELD} == {"of the first"}
 
 
 def _slow_data() -> None:

@@ -20,7 +20,7 @@ from dcfast.interop.wds2idx import write_wds2idx
 from dcfast.resharding import cli as reshard_cli
 from dcfast.run import workflow as run
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.paths import make_directory, not_left_empty, path_argument, real
+from dcfast.storage.paths import check_writable, make_directory, not_left_empty, path_argument, real
 from dcfast.study.command import main as study_main
 from dcfast.study.grid import parse_seeds
 from dcfast.train.__main__ import main as train_main
@@ -113,6 +113,17 @@ def test_a_directory_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(PermissionError, match=r"--out must be .*; it cannot be made: Permission denied"):
         make_directory(tmp_path / "x", "--out")
+
+
+@pytest.mark.parametrize("look", [make_directory, check_writable])
+def test_a_url_is_no_directory_to_write_to(
+    look: Callable[[str, str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^--out must be a directory of this machine; got the URL s3://b/x\."):
+        look("s3://b/x", "--out")
+    assert run.main(["--scale", "tiny", "--out", "s3://b/x", "--no-train"]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def _identity(options: AcquireOptions, plan: Plan, image: ImageOptions) -> _Iden
 def _claim(out: Path, identity: _Identity) -> None:
     """Makes the directory this acquisition's; RunError where it is another's."""
     path = out / SETTINGS
-    if not path.exists():
+    if not path.exists() or not _is_begun(out):  # of a call that was refused: it would refuse the right one
         write_json(path, plain(identity))
         return
     before = read_record(path, _Identity, advice="remove it to begin anew")
@@ -143,6 +143,11 @@ def _claim(out: Path, identity: _Identity) -> None:
         f"--out {out} was begun otherwise: {', '.join(changed)} differ; shards of both would be mixed. Choose another "
         "--out, or give what it was begun with"
     )
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether a shard of a pool was begun here."""
+    return any((out / name).exists() for name in (f"{STATE}/shards", f"{STATE}/spool", ROUNDS))
 
 
 class _Acquisition:
@@ -189,7 +194,7 @@ class _Acquisition:
                 f"{self._out / 'shards'} holds shard {numbers[-1]:08d}, and these lists have {end:,}: another tool "
                 "filled it, or it is of other lists. Choose another --out"
             )
-        is_begun = (self._out / STATE / "shards").exists() or (self._out / STATE / "spool").exists()
+        is_begun = _is_begun(self._out)
         if not is_begun and (mine := own_shard(self._out, numbers)) is not None:
             raise RunError(
                 f"{mine} was made by an acquisition whose state is gone: bring {self._out / STATE} back, without which "

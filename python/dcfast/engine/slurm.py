@@ -8,6 +8,7 @@ at the folder of the results; Slurm is asked only about pieces from which nothin
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -46,6 +47,9 @@ _MOST_TASKS = 1000
 _TASKS_EACH = 4
 """Of a worker: a piece that takes long holds only those of its own task back."""
 _END_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
+"""For which a program of Slurm's is waited: a controller that hangs must not hold up a run without a word."""
+_LOG = logging.getLogger("dcfast.run")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
@@ -105,6 +109,7 @@ class _Step:
         self._starts: dict[int, int] = {}
         self._gone: dict[int, float] = {}  # pieces that are in the queue no more, and since when
         self._rounds = 0
+        self._warned = False
 
     def results(self, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:
         waiting = set(range(len(pieces)))
@@ -168,8 +173,11 @@ class _Step:
     def _look(self, waiting: set[int], pieces: Sequence[Piece[S]]) -> None:
         """Asks Slurm which pieces will still come; those that will not are handed in again."""
         queued = _queued(self._jobs)
-        if queued is None:
-            return  # Slurm does not answer: it may tomorrow
+        if isinstance(queued, str):  # it may answer tomorrow
+            if not self._warned:
+                _LOG.warning("squeue does not answer (%s): the run waits for the results of its jobs meanwhile", queued)
+            self._warned = True
+            return
         now = time.monotonic()
         for number in waiting:
             if self._task[number][:2] in queued:
@@ -216,22 +224,36 @@ def check_slurm(workers: int) -> None:
 def end_earlier(out: str) -> None:
     """Ends the jobs that a killed run left at work in its directory, and removes what they wrote for it.
 
-    RunError: they do not end.
+    RunError: they do not end, or Slurm does not say whether they have.
     """
     place = Path(out, FOLDER)
     for folder in sorted(place.iterdir()) if place.is_dir() else ():
         if not _TOKEN.fullmatch(folder.name):
             continue
-        name, deadline = f"dcfast-{folder.name}", time.monotonic() + _END_SECONDS
-        while jobs := _answer_of("squeue", "--noheader", f"--name={name}", "--format=%A").stdout.split():
-            _answer_of("scancel", *sorted({job for job in jobs if job.isdecimal()}))
+        deadline = time.monotonic() + _END_SECONDS
+        while still := _still_there(f"dcfast-{folder.name}"):
             if time.monotonic() > deadline:
-                raise RunError(
-                    f"job {jobs[0]} of an earlier start of this run does not end: scancel {jobs[0]}, and start the "
-                    "same command again when it is gone"
-                )
+                raise RunError(still)
             time.sleep(POLL_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _still_there(name: str) -> str:
+    """Ends the jobs of a name; a sentence where there were any, or where that is not known; else empty."""
+    said = _answer_of("squeue", "--noheader", f"--name={name}", "--format=%A")
+    if said.returncode:
+        return (
+            f"squeue does not say whether jobs of an earlier start of this run ({name}) are at work: {_words(said)}. "
+            "Start the same command again when Slurm answers"
+        )
+    jobs = sorted({job for job in said.stdout.split() if job.isdecimal()})
+    if not jobs:
+        return ""
+    _answer_of("scancel", *jobs)
+    return (
+        f"job {jobs[0]} of an earlier start of this run does not end: scancel {jobs[0]}, and start the same command "
+        "again when it is gone"
+    )
 
 
 @contextmanager
@@ -257,15 +279,15 @@ def _alive(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def _queued(jobs: Sequence[str]) -> set[tuple[str, int]] | None:
-    """Job and number of each task that waits or is at work; None where Slurm does not answer."""
+def _queued(jobs: Sequence[str]) -> set[tuple[str, int]] | str:
+    """Job and number of each task that waits or is at work; what is said instead, where Slurm does not answer."""
     found: set[tuple[str, int]] = set()
     for job in jobs:
         said = _answer_of("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%F:%K")
         if said.returncode:
             if "Invalid job id" in said.stderr:
                 continue  # it ended long ago
-            return None
+            return _words(said)
         for word in said.stdout.split():
             its, _, task = word.partition(":")
             if task.isdecimal():
@@ -280,7 +302,16 @@ def _environment() -> Mapping[str, str]:
 
 
 def _answer_of(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
+    """What a program of Slurm's answers; one that hangs, or cannot be started, has failed with a word about it."""
+    try:
+        return subprocess.run(
+            words, env=_environment(), capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL, timeout=ANSWER_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(words, 1, "", f"no answer within {ANSWER_SECONDS:.0f} s")
+    except OSError as error:
+        return subprocess.CompletedProcess(words, 1, "", str(error))
 
 
 def _words(said: subprocess.CompletedProcess[str]) -> str:

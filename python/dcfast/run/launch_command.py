@@ -65,13 +65,14 @@ def _slurm(arguments: argparse.Namespace, words: list[str]) -> list[str]:
     if settings.train:
         check_world_size(settings.recipe().global_batch, options.nodes * (options.gpus_per_node or 1), 1)
     out = absolute(run_directory(how.out, settings.scale))
-    log = f"{out.replace('%', '%%')}.%j.log"  # beside the directory, which is the run's alone
-    text = slurm_script(options, f"dcfast-{os.path.basename(out)}", log, os.getcwd(), words)
+    log = "{}.{}.log"  # beside the directory, which is the run's alone
+    of_jobs = log.format(out.replace("%", "%%"), "%j")
+    text = slurm_script(options, f"dcfast-{os.path.basename(out)}", of_jobs, os.getcwd(), words)
     path = Path(options.script or f"{out}.sbatch")
     make_directory(path.parent, "--script")
     make_directory(os.path.dirname(out), "--out")
     write_script(path, text)
-    lines = [f"script: {path}", f"log: {log.replace('%%', '%').replace('%j', 'JOB')}"]
+    lines = [f"script: {path}", f"log: {log.format(out, 'JOB')}"]
     lines += _cost(settings, options.nodes * options.gpus_per_node)
     if options.submit:
         number = submit(path)
@@ -174,7 +175,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if action not in ACTIONS:
         hint = did_you_mean(action, ACTIONS)
         p.error(f"expected one of {', '.join(ACTIONS)} as the first word; got {action!r}{hint}")
-    arguments = _parser(action).parse_args(given[1:])
+    own = _parser(action)
+    before = given[1 : given.index("--")] if "--" in given else given[1:]
+    if stray := next(
+        (word for word in before if word[:2] == "--" and not own.knows(word) and run_parser().knows(word)), None
+    ):
+        own.error(f"{stray} is an option of dcfast.run: give all of those behind --, as ... -- {stray}")
+    arguments = own.parse_args(given[1:])
     arguments.agent = None
     status = run_command(lambda: _main(action, arguments), "stopped; nothing was begun")
     if status != DONE or arguments.agent is None:

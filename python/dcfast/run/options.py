@@ -35,7 +35,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.stages.train import How
 from dcfast.storage.config import add_config, config_of, config_values
-from dcfast.storage.paths import path_argument
+from dcfast.storage.paths import path_argument, refuse_url
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def _about(stage: str | None) -> tuple[str, str, str]:
 
 
 def run_directory(out: str | None, scale: str) -> Path:
-    """Where a run lies that is given an ``--out``, or none."""
+    """Where a run lies that is given an ``--out``, or none.   ValueError: it is a URL."""
+    refuse_url(out or "", "--out")
     return Path(out or Path("runs") / scale)
 
 

@@ -31,7 +31,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.train import trained_by
 from dcfast.storage.atomic import write_json
-from dcfast.storage.lock import take_lock
+from dcfast.storage.lock import locked, take_lock
 from dcfast.storage.paths import absolute, is_url, make_directory, not_left_empty
 from dcfast.storage.records import Count, Record, plain, read_record
 from dcfast.train import TrainSettings, train
@@ -39,7 +39,8 @@ from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.place import Place, alone, check_world_size
 from dcfast.train.ranks import TOLD, Ranks, code_version, join_ranks
 
-LEADER = "leader.json"
+LEADER, HELD = "leader.json", "lock"
+"""Files of the folder of the ranks: what rank 0 says, and what it holds from the meeting to the end."""
 _LOG = logging.getLogger("dcfast.run")
 _POLL_SECONDS = 0.5
 _SEEN_SECONDS = 30.0
@@ -136,11 +137,13 @@ class _Team:
     def leave(self) -> None:
         """On rank 0, after its last word: nothing of the ranks is left once the others have read it."""
         deadline = time.monotonic() + _LEAVE_SECONDS
+        own = {LEADER, HELD}
         with suppress(OSError):
-            while len(list(self.folder.iterdir())) > 1 and time.monotonic() < deadline:
+            while set(os.listdir(self.folder)) - own and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS / 5)
-            if len(list(self.folder.iterdir())) == 1:
+            if set(os.listdir(self.folder)) == own:
                 (self.folder / LEADER).unlink()
+                (self.folder / HELD).unlink()
                 self.folder.rmdir()
 
 
@@ -165,9 +168,11 @@ def run_on_ranks(place: Place, prepare: Callable[[], Prepared], work: Work) -> i
             return work(*prepared) if place.rank == 0 else DONE
     try:
         ranks = join_ranks("cpu", place)
-        with not_left_empty(_place_of(prepared)) if place.rank == 0 and prepared else ExitStack():
+        with ExitStack() as held:
+            if place.rank == 0 and prepared:
+                held.enter_context(not_left_empty(_place_of(prepared)))
             try:
-                how, settings, team = _meet(ranks, place, prepared, problem)
+                how, settings, team = _meet(ranks, place, prepared, problem, held)
             finally:
                 ranks.leave()
             return _lead(team, how, settings, work) if place.rank == 0 else _follow(team)
@@ -225,9 +230,9 @@ def _free_memory() -> None:
 
 
 def _meet(
-    ranks: Ranks, place: Place, prepared: Prepared | None, problem: Exception | None
+    ranks: Ranks, place: Place, prepared: Prepared | None, problem: Exception | None, held: ExitStack
 ) -> tuple[RunOptions, Settings, _Team]:
-    """All looks that need all ranks: what one of them finds is raised on each."""
+    """All looks that need all ranks: what one of them finds is raised on each.   ``held``: gets rank 0's lock."""
     hosts = ranks.gather(socket.gethostname())
     _check_problems(ranks, hosts, problem)
     assert prepared is not None  # else there is a problem
@@ -242,7 +247,7 @@ def _meet(
     with ranks.together():
         if settings.train:
             check_world_size(settings.recipe().global_batch, place.size, 1)
-    team = ranks.on_first(lambda: _found(place, out, hosts, how.rank_timeout))
+    team = ranks.on_first(lambda: _found(place, out, hosts, how.rank_timeout, held))
     team.place = place
     missing = [] if _is_seen(team) else [f"--out {out}"]
     _refuse_unseen(ranks, hosts, missing)
@@ -287,34 +292,30 @@ def _refuse_unseen(ranks: Ranks, hosts: list[str], missing: list[str]) -> None:
 
 def _try_locks(ranks: Ranks, hosts: list[str], folder: Path) -> None:
     """Says so where a lock that one machine holds can be taken on another one: as of Lustre with ``localflock``."""
-    path, held = folder / "lock", -1
-    with suppress(OSError):  # a file system without any: the run itself refuses it
-        held = take_lock(path) if ranks.rank == 0 else -1
-    ranks.barrier()
     taken = ""
     if ranks.rank > 0 and hosts[ranks.rank] != hosts[0]:
         with suppress(OSError):
-            os.close(take_lock(path))
+            os.close(take_lock(folder / HELD))
             taken = hosts[ranks.rank]
-    everyone = ranks.gather(taken)
-    if held >= 0:
-        os.close(held)
-        path.unlink(missing_ok=True)
-        if strangers := sorted({host for host in everyone if host}):
-            _LOG.warning(
-                "locks in --out do not hold between machines (%s took one that %s holds): a second run that is "
-                "started there by mistake would not be refused. Mount it with flock (not localflock, not nolock)",
-                ", ".join(strangers),
-                hosts[0],
-            )
+    strangers = sorted({host for host in ranks.gather(taken) if host})
+    if ranks.rank == 0 and strangers:
+        _LOG.warning(
+            "locks in --out do not hold between machines (%s took one that %s holds): a second run that is started "
+            "there by mistake would not be refused. Mount it with flock (not localflock, not nolock)",
+            ", ".join(strangers),
+            hosts[0],
+        )
 
 
-def _found(place: Place, out: Path, hosts: list[str], seconds: float) -> _Team:
-    """On rank 0: the folder of the ranks, emptied of what an earlier start left."""
+def _found(place: Place, out: Path, hosts: list[str], seconds: float, held: ExitStack) -> _Team:
+    """On rank 0: the folder of the ranks, emptied of what an earlier start left; RunError where one is at work."""
     folder = make_directory(out, "--out") / "state" / RANKS
     folder.mkdir(parents=True, exist_ok=True)
+    busy = f"--out {out}: another process is running there; wait for it, or choose another --out"
+    held.enter_context(locked(folder / HELD, busy))
     for path in folder.iterdir():
-        path.unlink()
+        if path.name != HELD:
+            path.unlink()
     team = _Team(place, folder, secrets.token_hex(8), hosts, seconds)
     write_json(folder / LEADER, plain(Word(team.start, 0)))
     return team

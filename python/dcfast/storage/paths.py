@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dcfast.errors import printable
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import is_without_locks, take_lock
 
@@ -34,8 +35,11 @@ def path_argument(text: str) -> str:
 def make_directory(path: StrPath, argument: str) -> Path:
     """Makes an output directory where it is missing, with those above it; ``argument``: as what it was given.
 
-    OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
+    Raises:
+        ValueError: it is a URL, of which the system would make a directory ``s3:``.
+        OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
     """
+    refuse_url(path, argument)
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,7 @@ def make_directory(path: StrPath, argument: str) -> Path:
 
 def check_writable(path: StrPath, argument: str) -> None:
     """What ``make_directory`` would raise, by a look alone; PermissionError of one that cannot be written."""
+    refuse_url(path, argument)
     place = Path(path)
     try:
         while not os.path.lexists(place):
@@ -116,6 +121,15 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
 def is_url(path: StrPath) -> bool:
     """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
     return isinstance(path, str) and _URL.match(path) is not None
+
+
+def refuse_url(path: StrPath, argument: str) -> None:
+    """ValueError where a directory that is written to is a URL; ``argument``: as what it was given."""
+    if is_url(path):
+        raise ValueError(
+            f"{argument} must be a directory of this machine; got the URL {printable(os.fspath(path))}. Choose a disk, "
+            "and copy from there (training does it by --copy-to)"
+        )
 
 
 def check_source(path: StrPath, argument: str) -> None:
