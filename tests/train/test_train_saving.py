@@ -187,3 +187,23 @@ def test_a_new_checkpoint_outlives_damaged_ones_of_larger_numbers(source: TrainS
         assert {p.name for p in tmp_path.iterdir()} == {
             f"step_{number}.pt", "step_30.pt", f"step_{number}.sharded", "step_30.sharded"
         }  # fmt: skip
+
+
+def test_a_wait_that_ctrl_c_interrupted_waits_again() -> None:
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    saver, go = Saver(), threading.Event()
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        saver.start(lambda: print("written", go.wait(20)))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Stopped):
+            saver.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not saver.is_idle()
+    threading.Timer(0.1, go.set).start()
+    saver.close()
+    assert go.is_set()
+    assert saver.is_idle()

@@ -37,12 +37,15 @@ class Saver:
         self._hurry = threading.Event()
         self._computed = 0.0
         self._thread: threading.Thread | None = None
+        # a join that Ctrl-C interrupts takes the thread for ended (Python 3.11); torch, still writing, would abort then
+        self._ended = threading.Event()
         self._error: BaseException | None = None
 
     def start(self, write: Callable[[], None]) -> None:
         """Begins a write, after the one before has ended; raises what that one did."""
         self.wait()
         self._hurry.clear()
+        self._ended.clear()
         self._thread = threading.Thread(target=self._run, args=(write,), name="dcfast-save", daemon=True)
         self._thread.start()
 
@@ -54,6 +57,8 @@ class Saver:
             write()
         except BaseException as error:
             self._error = error
+        finally:
+            self._ended.set()
 
     def rest(self) -> None:
         """Called by the write between its pieces."""
@@ -67,12 +72,13 @@ class Saver:
 
     def is_idle(self) -> bool:
         """Whether the last write has ended well."""
-        return self._error is None and (self._thread is None or not self._thread.is_alive())
+        return self._error is None and (self._thread is None or self._ended.is_set())
 
     def wait(self) -> None:
         """Until the last write has ended; raises its error, once."""
         self._hurry.set()
         if self._thread is not None:
+            self._ended.wait()
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
