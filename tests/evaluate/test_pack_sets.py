@@ -479,6 +479,13 @@ def test_a_lock_file_of_a_stranger_is_read_before_any_set_is_in_place(sets: Path
     strangers = {name: {**repo, "folder": folder} for name, folder in places.items()}
     unpacked(sealed(json.dumps({"format": 1, "repos": strangers})), tmp_path / "out")
     assert list(read_lock(tmp_path / "out" / LOCK_FILE).repos) == ["a/c"], "of the sets that are there"
+    mine, wrong = {"a/e": {**repo, "folder": "wds_mine_test"}}, {"classnames.txt": {"size": 1, "sha256": "0" * 64}}
+    (tmp_path / "out" / LOCK_FILE).write_text(json.dumps({"format": 1, "repos": mine}))
+    for files, said in ((wrong, "says of wds_a_test/classnames.txt what"), ({}, "a/e in wds_a_test, that of .*wds_mi")):
+        other = {"a/e": {**repo, "folder": "wds_a_test", "files": files}}
+        with pytest.raises(EvalsetError, match=said):
+            unpacked(sealed(json.dumps({"format": 1, "repos": other})), tmp_path / "out")
+    assert read_lock(tmp_path / "out" / LOCK_FILE).repos["a/e"].folder == "wds_mine_test"
 
 
 def test_the_command_lines(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

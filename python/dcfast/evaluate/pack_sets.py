@@ -21,7 +21,7 @@ from dcfast.evaluate.place_set import SetFile, check_space, differing_files, fil
 from dcfast.evaluate.tasks import OWN_TABLE, EvalTask, chosen_tasks
 from dcfast.evaluate.verify_sets import locked_files, repos_of_sets
 from dcfast.hub import LOCK_FILE
-from dcfast.hub.lock_file import HubLock, LockedRepo, lock_repo
+from dcfast.hub.lock_file import HubLock, LockedRepo, lock_repo, read_lock_if_any
 from dcfast.importing.found import leads_out
 from dcfast.process.options import option
 from dcfast.process.read_ahead import read_ahead
@@ -125,16 +125,20 @@ def pack_sets(options: PackOptions) -> PackReport:
     return PackReport([folder.name for _, folder in tasks], len(looked), out.stat().st_size)
 
 
-def _refuse_others(home: Path, locked: Mapping[str, Mapping[str, SetFile]], found: Mapping[str, SetFile]) -> None:
-    """EvalsetError where files of a set that is packed are not those that the lock file names."""
-    packed = {name.partition("/")[0] for name in found}
-    differing = [
+def _differing(locked: Mapping[str, Mapping[str, SetFile]], found: Mapping[str, SetFile]) -> list[str]:
+    """Files of sets that are among those found which a lock file has otherwise, or alone."""
+    sets = {name.partition("/")[0] for name in found}
+    return [
         f"{folder}/{name}"
         for folder, files in locked.items()
         for name, state in files.items()
-        if folder in packed and found.get(f"{folder}/{name}") != state
+        if folder in sets and found.get(f"{folder}/{name}") != state
     ]
-    if differing:
+
+
+def _refuse_others(home: Path, locked: Mapping[str, Mapping[str, SetFile]], found: Mapping[str, SetFile]) -> None:
+    """EvalsetError where files of a set that is packed are not those that the lock file names."""
+    if differing := _differing(locked, found):
         raise EvalsetError(
             f"{home}: not packed, since {', '.join(differing[:5])} {'is' if len(differing) == 1 else 'are'} not as "
             f"{LOCK_FILE} has it: `dcfast evalsets fetch` gets it again, or choose other sets by --sets"
@@ -216,10 +220,30 @@ def unpack_sets(options: UnpackOptions) -> UnpackReport:
 
 
 def _taken_lock(bundle: Bundle, entry: BundleFile, home: Path, sets: Collection[str]) -> dict[str, LockedRepo]:
-    """What the lock file of a bundle says of its sets. CorruptDataError: it cannot be read."""
+    """What the lock file of a bundle says of its sets.
+
+    CorruptDataError: it cannot be read.   EvalsetError: it says what is not so, or would take a repository from another
+    set of the directory.
+    """
     with TemporaryDirectory(prefix=temporary_name("lock"), dir=home) as place:
         bundle.take(entry, Path(place, LOCK_FILE))
-        return repos_of_sets(Path(place), sets)
+        repos, locked = repos_of_sets(Path(place), sets), locked_files(Path(place))
+    found = {file.path: SetFile(file.size, file.sha256) for file in bundle.manifest.files}
+    if differing := _differing(locked, found):
+        problem = f"says of {differing[0]} what its manifest does not"
+    else:
+        mine = read_lock_if_any(home / LOCK_FILE).repos
+        taken = [name for name, repo in repos.items() if name in mine and _set_of(mine[name]) != _set_of(repo)]
+        if not taken:
+            return repos
+        problem = f"has {taken[0]} in {_set_of(repos[taken[0]])}, that of {home} in {_set_of(mine[taken[0]])}"
+    raise EvalsetError(
+        f"{bundle.path}: its {LOCK_FILE} {problem}; pack it again from sets that `evalsets verify` passes"
+    )
+
+
+def _set_of(repo: LockedRepo) -> str:
+    return repo.folder.partition("/")[0]
 
 
 def _kept(groups: dict[str, list[BundleFile]], home: Path, options: UnpackOptions) -> set[str]:
