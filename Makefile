@@ -62,10 +62,11 @@ lowest: ## the tests on the lowest versions that pyproject.toml allows, in an en
 	.venv-lowest/bin/python -m pytest -m lint tests/test_stubs.py
 
 # what fuzzing reaches replaces tests/fuzz/corpora
-soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), a wheel on a bare Debian, twenty kills of a run and of an acquisition, twenty random faults in a training, ten minutes of each fuzz target
+soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), a wheel on a bare Debian, the lines of docs/Dockerfile, twenty kills of a run and of an acquisition, twenty random faults in a training, ten minutes of each fuzz target
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(TEST_ARGS)
 	$(MAKE) wheel
 	bash tests/install/bare_debian.sh dist/dcfast-*.whl
+	bash tests/install/dockerfile.sh
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py tests/run/test_run.py tests/acquire/test_acquire_killed.py $(TEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
 
