@@ -167,12 +167,16 @@ def test_an_sbatch_that_cannot_be_started_is_said(tmp_path: Path, jobs: Path, mo
 
 
 def test_what_sbatch_refuses_is_said(tmp_path: Path, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_SLURM_REFUSES", "invalid partition specified: gpu")
+    monkeypatch.setenv("FAKE_SLURM_REFUSES", "invalid partition specified: gpu" + " \033[2J" * 10_000)
     with (
-        pytest.raises(RunError, match="sbatch did not take the pieces of this step: sbatch: error: invalid partition"),
+        pytest.raises(
+            RunError, match="sbatch did not take the pieces of this step: sbatch: error: invalid partition"
+        ) as caught,
         open_engine("slurm", 2) as engine,
     ):
         list(engine.map(str(run_folder(tmp_path)), squares(2)))
+    assert len(str(caught.value)) < 3000
+    assert "\033" not in str(caught.value)
 
 
 def test_a_machine_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

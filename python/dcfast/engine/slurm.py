@@ -49,6 +49,7 @@ _TASKS_EACH = 4
 _END_SECONDS = 60.0
 ANSWER_SECONDS = 120.0
 """For which a program of Slurm's is waited: a controller that hangs must not hold up a run without a word."""
+_MOST_SAID = 500
 _LOG = logging.getLogger("dcfast.run")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 
@@ -160,7 +161,7 @@ class _Step:
         job = said.stdout.strip().partition(";")[0]
         if said.returncode or not job.isdecimal():
             raise RunError(
-                f"sbatch did not take the pieces of this step: {_words(said)}. Say by its variables what a job needs "
+                f"sbatch did not take the pieces of this step: {words_of(said)}. Say by its variables what a job needs "
                 "here (SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT), then start the same command again"
             )
         self._jobs.append(job)
@@ -243,7 +244,7 @@ def _still_there(name: str) -> str:
     said = _answer_of("squeue", "--noheader", f"--name={name}", "--format=%A")
     if said.returncode:
         return (
-            f"squeue does not say whether jobs of an earlier start of this run ({name}) are at work: {_words(said)}. "
+            f"squeue does not say whether jobs of an earlier start of this run ({name}) are at work: {words_of(said)}. "
             "Start the same command again when Slurm answers"
         )
     jobs = sorted({job for job in said.stdout.split() if job.isdecimal()})
@@ -287,7 +288,7 @@ def _queued(jobs: Sequence[str]) -> set[tuple[str, int]] | str:
         if said.returncode:
             if "Invalid job id" in said.stderr:
                 continue  # it ended long ago
-            return _words(said)
+            return words_of(said)
         for word in said.stdout.split():
             its, _, task = word.partition(":")
             if task.isdecimal():
@@ -314,5 +315,6 @@ def _answer_of(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(words, 1, "", str(error))
 
 
-def _words(said: subprocess.CompletedProcess[str]) -> str:
-    return printable(" ".join((said.stderr or said.stdout).split())) or f"status {said.returncode}"
+def words_of(said: subprocess.CompletedProcess[str]) -> str:
+    """What a program of Slurm's says of its failure, in a line of at most ``_MOST_SAID`` characters."""
+    return printable(" ".join((said.stderr or said.stdout).split())[:_MOST_SAID]) or f"status {said.returncode}"

@@ -175,13 +175,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if action not in ACTIONS:
         hint = did_you_mean(action, ACTIONS)
         p.error(f"expected one of {', '.join(ACTIONS)} as the first word; got {action!r}{hint}")
-    own = _parser(action)
+    p = _parser(action)
     before = given[1 : given.index("--")] if "--" in given else given[1:]
     if stray := next(
-        (word for word in before if word[:2] == "--" and not own.knows(word) and run_parser().knows(word)), None
+        (word for word in before if word[:2] == "--" and not p.knows(word) and run_parser().knows(word)), None
     ):
-        own.error(f"{stray} is an option of dcfast.run: give all of those behind --, as ... -- {stray}")
-    arguments = own.parse_args(given[1:])
+        p.error(f"{stray} is an option of dcfast.run: give all of those behind --, as ... -- {stray}")
+    arguments = p.parse_args(given[1:])
     arguments.agent = None
     status = run_command(lambda: _main(action, arguments), "stopped; nothing was begun")
     if status != DONE or arguments.agent is None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcfast.engine.slurm import words_of
 from dcfast.errors import CorruptDataError, RunError, printable
 from dcfast.process.exit_codes import WARNED
 from dcfast.process.options import option
@@ -159,11 +160,12 @@ def submit(path: Path) -> str:
     RunError: there is no sbatch here, or it refuses.
     """
     try:
-        done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(path)], capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError:
         raise RunError(f"there is no sbatch here: submit {path} where Slurm is, or leave --submit out") from None
     number = done.stdout.strip().partition(";")[0]
     if done.returncode != 0 or not number.isdecimal():
-        said = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode}"
-        raise RunError(f"sbatch did not take {path}: {printable(said)}; mend the job's options, and submit it again")
+        raise RunError(f"sbatch did not take {path}: {words_of(done)}; mend the job's options, and submit it again")
     return number

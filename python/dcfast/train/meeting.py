@@ -47,7 +47,7 @@ def meet(rank: int, size: int, started_by: str) -> Store:
             address, port, told = meeting_address()
         except ValueError as error:
             raise ValueError(
-                f"{started_by} started {size} ranks, but {error} is not set: where do they meet? "
+                f"{started_by} started {size} ranks, but not where they meet: set {error}. "
                 "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
             ) from None
         where = f"{address}:{_port(port)}"
