@@ -15,6 +15,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    (?:dcfast|python3? -m dcfast|torchrun)\b.*(?:\\\n.*)*", re.MULTILINE)
 
 NOT_DCFAST = {
+    "docker": "needs docker; tests/install/dockerfile.sh follows the lines of docs/Dockerfile",
     "make": "its targets are looked for by tests/test_docs.py",
     "pip": "installs packages; make wheel does it in an empty environment",
     "sudo": "installs packages of the system",
