@@ -63,7 +63,7 @@ def fetch_shard(
     Args:
         table, first, count: the rows, of a parquet file below ``out``.   has_keys: they have keys of their own.
         of_subset: those of the uids of ``SUBSET_FILE`` alone.   image: ``ImageOptions``.
-    Memory: ``web.Web``, ``DECODERS`` images, and 5 kB a row. Disk: the images twice until the shard is whole.
+    Memory: ``web.Web``, ``DECODERS`` images, and 1 kB a row. Disk: the images twice until the shard is whole.
     """
     from dcfast.acquire.fetching import fetch_rows
 
