@@ -22,15 +22,33 @@ def _filled(path: Path) -> list[int]:
     return ends
 
 
+def _rows(spool: Spool) -> list[int]:
+    """The rows of which it is known what became of them."""
+    return [number for number in range(10) if number in spool]
+
+
+def test_a_long_record_is_read_as_a_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "1.spool", IDENTITY)
+    for size in (900, 960, 1_000, 1_024, 70_000):  # about what is read at once, and far more
+        long = Fetched(size, SUCCESS, exif="e" * size)
+        spool.add(long, b"image")
+        assert spool.fetched(size) == long
+        assert spool.image(size) == b"image"
+    assert len(spool) == 5
+
+
 def test_what_was_put_in_is_there_again(tmp_path: Path) -> None:
     _filled(tmp_path / "s/1.spool")
     spool = Spool(tmp_path / "s/1.spool", IDENTITY)
-    assert sorted(spool.fetched) == [0, 1, 2]
+    assert _rows(spool) == [0, 1, 2]
     assert spool.image(1) == b"image 1" * 50
-    assert spool.fetched[2][0] == Fetched(2, SUCCESS, final_url="http://a.de/2", width=2)
+    assert spool.fetched(2) == Fetched(2, SUCCESS, final_url="http://a.de/2", width=2)
     spool.add(Fetched(7, "failed_to_download", cause="gone"), b"")
     spool.close()
-    assert sorted(Spool(tmp_path / "s/1.spool", IDENTITY).fetched) == [0, 1, 2, 7]
+    again = Spool(tmp_path / "s/1.spool", IDENTITY)
+    assert (_rows(again), again.successes, again.image_bytes()) == ([0, 1, 2, 7], 3, 3 * 350)
+    assert again.fetched(7).cause == "gone"
+    assert again.image(7) == b""
 
 
 def test_cut_off_anywhere_the_whole_records_count(tmp_path: Path) -> None:
@@ -40,7 +58,7 @@ def test_cut_off_anywhere_the_whole_records_count(tmp_path: Path) -> None:
     for size in range(0, len(whole), 37):
         path.write_bytes(whole[:size])
         spool = Spool(path, IDENTITY)
-        assert len(spool.fetched) == sum(end <= size for end in ends)
+        assert len(spool) == sum(end <= size for end in ends)
         spool.add(Fetched(9, SUCCESS), b"new")
         spool.close()
         again = Spool(path, IDENTITY)
@@ -54,12 +72,12 @@ def test_a_byte_that_was_altered_ends_it(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[ends[0] + 40] ^= 1
     path.write_bytes(data)
-    assert sorted(Spool(path, IDENTITY).fetched) == [0]
+    assert _rows(Spool(path, IDENTITY)) == [0]
 
 
 def test_one_of_other_rows_is_begun_anew(tmp_path: Path) -> None:
     _filled(tmp_path / "1.spool")
-    assert not Spool(tmp_path / "1.spool", "b" * 64).fetched
+    assert not _rows(Spool(tmp_path / "1.spool", "b" * 64))
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from dcfast.acquire.addresses import host_of
 from dcfast.acquire.apart import make_apart
-from dcfast.acquire.causes import CAUSES, SUCCESS, FetchError
+from dcfast.acquire.causes import CAUSES, FetchError
 from dcfast.acquire.members import make_member
 from dcfast.acquire.memory import connections_at_once, keep_small_blocks
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.redirects import Moved, Trail
-from dcfast.acquire.rows import Row
+from dcfast.acquire.rows import Row, Rows
 from dcfast.acquire.spool import Fetched, Spool
 from dcfast.acquire.stats import Live
 from dcfast.acquire.turns import Turns
@@ -35,20 +34,18 @@ _MOST_DOUBLINGS = 6
 """Of the pause between attempts."""
 
 
-async def fetch_rows(
-    left: Sequence[Row], total: int, spool: Spool, image: ImageOptions, options: WebOptions, live: Path
-) -> None:
+async def fetch_rows(rows: Rows, spool: Spool, image: ImageOptions, options: WebOptions, live: Path) -> None:
     """Every row has its outcome in the spool when it returns.
 
     Args:
-        total: rows of the shard, those aside that are in the spool already.   live: where it says how far it is.
+        rows: of the shard, those too that are in the spool already.   live: where it says how far it is.
     Raises:
         OSError: the spool cannot be written.   MissingDependencyError, ImportError: a package is not there.
     """
     keep_small_blocks()
     async with open_web(options) as web:
-        work = _Work(left, spool, image, options, web)
-        telling = asyncio.create_task(work.tell(total, live))
+        work = _Work(rows, spool, image, options, web)
+        telling = asyncio.create_task(work.tell(live))
         try:
             await work.fetch()
         finally:
@@ -60,14 +57,13 @@ class _Work:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Rows,
         spool: Spool,
         image: ImageOptions,
         options: WebOptions,
         web: Web,
     ) -> None:
-        self._rows = {row.number: row for row in rows}
-        self._spool, self._image, self._options = spool, image, options
+        self._rows, self._spool, self._image, self._options = rows, spool, image, options
         self._web = web
         self._decoders = asyncio.Semaphore(DECODERS)
         self._turns = Turns(options.host_connections, options.host_rate, options.host_failures)
@@ -81,8 +77,9 @@ class _Work:
 
     async def fetch(self) -> None:
         """All rows; see ``fetch_rows``."""
-        for row in self._rows.values():
-            self._turns.add(row.number, host_of(row.url))
+        for row in self._rows:
+            if row.number not in self._spool:
+                self._turns.add(row.number, host_of(row.url))
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -90,17 +87,16 @@ class _Work:
                     turn = await self._turns.next()
                     if turn is None:
                         return
-                    tasks.create_task(self._attempt(self._rows[turn[0]], turn[1]))
+                    tasks.create_task(self._attempt(self._rows.of(turn[0]), turn[1]))
         except BaseExceptionGroup as group:  # a full disk, say: whatever else failed did so by it
             raise group.exceptions[0] from None
 
-    async def tell(self, total: int, path: Path) -> None:
+    async def tell(self, path: Path) -> None:
         """Says how far it is, until it is cancelled."""
         while True:
-            done = [one for one, _, _ in self._spool.fetched.values()]
-            successes = sum(one.status == SUCCESS for one in done)
             with suppress(OSError):  # it is for the eye alone
-                live = Live(total, len(done), successes, dict(self._turns.slowest()))
+                spool = self._spool
+                live = Live(len(self._rows), len(spool), spool.successes, dict(self._turns.slowest()))
                 write_json(path, plain(live), sync=False)
             await asyncio.sleep(LIVE_SECONDS)
 

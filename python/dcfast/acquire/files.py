@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast._core import reshard as core_reshard
 from dcfast.acquire.causes import FAILED_DOWNLOAD, FAILED_RESIZE, SUCCESS
 from dcfast.acquire.options import ImageOptions
-from dcfast.acquire.rows import Row
+from dcfast.acquire.rows import Row, Rows
 from dcfast.acquire.spool import Fetched, Spool
 from dcfast.storage.atomic import atomic_path, write_bytes
 from dcfast.storage.whole import FULL, full_disk
@@ -63,6 +64,28 @@ def has_images(out: Path, shard: int, output_format: str, successes: int) -> boo
     return folder.is_dir() and len(os.listdir(folder)) == _FILES_A_SAMPLE * successes
 
 
+class Outcomes:
+    """Rows of a spool, and what became of them: each is made anew whenever they are gone through."""
+
+    def __init__(self, rows: Rows, spool: Spool) -> None:
+        self._rows = rows
+        self.spool = spool
+
+    def __iter__(self) -> Iterator[tuple[Row, Fetched]]:
+        """All, in the order of their keys. Cost: a read of the spool a row."""
+        return ((row, self.spool.fetched(row.number)) for row in self._rows)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._rows)
+
+    def parts(self, rows: int) -> Iterator[list[tuple[Row, Fetched]]]:
+        """So many at a time."""
+        found = iter(self)
+        while part := list(islice(found, rows)):
+            yield part
+
+
 def sample_json(row: Row, fetched: Fetched, *, has_uid: bool, has_boxes: bool) -> dict[str, object]:
     """The fields of a sample's json, and of its row in the sidecar, in img2dataset's order."""
     return {
@@ -82,31 +105,26 @@ def sample_json(row: Row, fetched: Fetched, *, has_uid: bool, has_boxes: bool) -
     }
 
 
-def write_shard(
-    out: Path, shard: int, rows: Sequence[Row], spool: Spool, schema: pa.Schema, options: ImageOptions
-) -> None:
-    """Writes images, sidecar and outcomes of rows that all stand in a spool. Memory: some images, and the rows' texts.
+def write_shard(out: Path, shard: int, found: Outcomes, schema: pa.Schema, options: ImageOptions) -> None:
+    """Writes images, sidecar and outcomes of rows that all stand in a spool. Memory: some images, and a table of them.
 
     OSError: a full disk.
     """
-    found = [(row, spool.fetched[row.number][0]) for row in rows]
     data, sidecar = data_path(out, shard, options.output_format), shard_paths(out, shard)[1]
     ext = options.encode_format
     if options.output_format == "webdataset":
-        _write_tar(data, _members(found, spool, schema, ext))
+        _write_tar(data, _members(found, schema, ext))
     elif options.output_format == "files":
-        _write_folder(data, _members(found, spool, schema, ext))
-    _write_sidecar(sidecar, found, schema, (ext, spool) if options.output_format == "parquet" else None)
+        _write_folder(data, _members(found, schema, ext))
+    _write_sidecar(sidecar, found, schema, ext if options.output_format == "parquet" else None)
     _write_outcomes(shard_paths(out, shard)[3], found)
 
 
-def _members(
-    found: Sequence[tuple[Row, Fetched]], spool: Spool, schema: pa.Schema, ext: str
-) -> Iterator[tuple[str, bytes]]:
+def _members(found: Outcomes, schema: pa.Schema, ext: str) -> Iterator[tuple[str, bytes]]:
     fields_of = _fields(schema)
     for row, fetched in found:
         if fetched.status == SUCCESS:
-            yield f"{row.key}.{ext}", spool.image(row.number)
+            yield f"{row.key}.{ext}", found.spool.image(row.number)
             yield f"{row.key}.json", _indented(fields_of(row, fetched))
             yield f"{row.key}.txt", (row.caption or "").encode("utf-8", "replace")
 
@@ -152,10 +170,8 @@ def _write_folder(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
         os.sync()  # at once, of files by the ten thousand
 
 
-def _write_sidecar(
-    path: Path, found: Sequence[tuple[Row, Fetched]], schema: pa.Schema, images: tuple[str, Spool] | None
-) -> None:
-    """All rows, failures too, under img2dataset's names and types; ``images``: with a column of that name, of these.
+def _write_sidecar(path: Path, found: Outcomes, schema: pa.Schema, images: str | None) -> None:
+    """All rows, failures too, under img2dataset's names and types; ``images``: with a column of that name.
 
     One row group; with images, as img2dataset has it, one for each ``IMAGES_AT_ONCE`` rows.
     """
@@ -174,23 +190,19 @@ def _write_sidecar(
         if images is None:
             pq.write_table(_table(found, fields_of, names), temporary)
             return
-        ext, spool = images
-        with pq.ParquetWriter(temporary, names.append(pa.field(ext, pa.binary()))) as writer:
-            for first in range(0, max(1, len(found)), IMAGES_AT_ONCE):
-                part = found[first : first + IMAGES_AT_ONCE]
-                data = [spool.image(row.number) if one.status == SUCCESS else None for row, one in part]
-                writer.write_table(_table(part, fields_of, names).append_column(ext, pa.array(data, pa.binary())))
+        with pq.ParquetWriter(temporary, names.append(pa.field(images, pa.binary()))) as writer:
+            for part in found.parts(IMAGES_AT_ONCE) if len(found) else iter([[]]):
+                data = [found.spool.image(row.number) if one.status == SUCCESS else None for row, one in part]
+                table = pa.Table.from_pylist([fields_of(*one) for one in part], schema=names)
+                writer.write_table(table.append_column(images, pa.array(data, pa.binary())))
 
 
-def _table(
-    found: Sequence[tuple[Row, Fetched]], record_of: Callable[[Row, Fetched], dict[str, object]], schema: pa.Schema
-) -> pa.Table:
+def _table(found: Outcomes, record_of: Callable[[Row, Fetched], dict[str, object]], schema: pa.Schema) -> pa.Table:
     """A table of a record a row. Memory: the table, and the records of ``_ROWS_AT_ONCE`` rows."""
     import pyarrow as pa
 
     parts = [
-        pa.Table.from_pylist([record_of(*one) for one in found[first : first + _ROWS_AT_ONCE]], schema=schema)
-        for first in range(0, len(found), _ROWS_AT_ONCE)
+        pa.Table.from_pylist([record_of(*one) for one in part], schema=schema) for part in found.parts(_ROWS_AT_ONCE)
     ]
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
@@ -199,7 +211,7 @@ _NO_ROW = Row(0, "", None, None, None, None, None)
 _NO_RESULT = Fetched(0, SUCCESS)
 
 
-def _write_outcomes(path: Path, found: Sequence[tuple[Row, Fetched]]) -> None:
+def _write_outcomes(path: Path, found: Outcomes) -> None:
     """What became of each row: what the sidecar has no column for, and the keys to it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -239,16 +251,18 @@ def has_drifted(row: Row, fetched: Fetched) -> bool | None:
     return row.sha256.lower() != fetched.sha256
 
 
-def write_stats(path: Path, found: Sequence[Fetched], began: float, ended: float, own: dict[str, object]) -> None:
+def write_stats(path: Path, found: Outcomes, began: float, ended: float, own: dict[str, object]) -> None:
     """img2dataset's eight fields, and ours under ``dcfast``; written last, since tools take it for the sign of a whole
     shard."""
-    statuses = Counter(fetched.message or fetched.status for fetched in found)
+    statuses, kinds = Counter[str](), Counter[str]()
+    for _, fetched in found:
+        statuses[fetched.message or fetched.status] += 1
+        kinds[fetched.status] += 1
     common = dict(statuses.most_common(MOST_STATUSES))
     if rest := statuses.total() - sum(common.values()):
         common[OTHERS] = rest
-    kinds = Counter(fetched.status for fetched in found)
     stats = {
-        "count": len(found),
+        "count": kinds.total(),
         "successes": kinds[SUCCESS],
         "failed_to_download": kinds[FAILED_DOWNLOAD],
         "failed_to_resize": kinds[FAILED_RESIZE],

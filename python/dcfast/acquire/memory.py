@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import resource
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 LANES = ((192 << 10, 24), (512 << 10, 12), (1 << 20, 6), (2 << 20, 1))
@@ -17,6 +20,7 @@ _MAPPED_BYTES, _KEPT_BYTES = 8 << 20, 16 << 20
 _MALLOPT = {-3: _MAPPED_BYTES, -1: _KEPT_BYTES, -8: 2}
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX."""
 _OTHER_FILES = 64
+_ARROW_POOL = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 @cache
@@ -29,6 +33,33 @@ def keep_small_blocks() -> None:
     with suppress(AttributeError, OSError):  # another C library
         for option, value in _MALLOPT.items():
             ctypes.CDLL(None).mallopt(option, value)
+
+
+def load_arrow() -> None:
+    """Arrow with the system's allocator for all that it does, where it is not loaded yet: its own keeps 20 MB and more
+    of what a table took that was written, and the writer of parquet files has it by no other way.
+    """
+    if "pyarrow" in sys.modules or _ARROW_POOL in os.environ:
+        return
+    os.environ[_ARROW_POOL] = "system"  # looked at once, by the import
+    try:
+        import pyarrow as pa  # noqa: F401
+    finally:
+        del os.environ[_ARROW_POOL]
+
+
+@contextmanager
+def arrow_of_the_system() -> Iterator[None]:
+    """Arrow takes memory of the system's allocator in the block, as far as its caller says whose."""
+    load_arrow()
+    import pyarrow as pa
+
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def connections_at_once(wanted: int) -> int:

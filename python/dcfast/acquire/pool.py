@@ -12,6 +12,7 @@ from dcfast.acquire.files import OUTCOMES, has_images, marked_files
 from dcfast.acquire.foreign import UNTOLD, foreign_shard, own_shard
 from dcfast.acquire.lists import FOLDER as LISTS
 from dcfast.acquire.lists import take_lists
+from dcfast.acquire.memory import load_arrow
 from dcfast.acquire.options import AcquireOptions, ImageOptions, WebOptions
 from dcfast.acquire.plan import Plan, ShardRows, check_hashes, has_statistics, plan_of, shard_numbers
 from dcfast.acquire.proxies import proxies
@@ -76,6 +77,7 @@ def acquire_pool(
         summary = acquire_pool(AcquireOptions(out="new", urls="list.parquet"), WebOptions(contact="me@example.org"))
         lines = summary.lines  # a table of causes among them
     """
+    load_arrow()  # where this process fetches, too
     web, image = web or WebOptions(), image or ImageOptions()
     for values in (options, web, image):
         check_options(values)

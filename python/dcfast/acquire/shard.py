@@ -7,13 +7,12 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from dcfast.acquire.causes import CAUSES
-from dcfast.acquire.files import shard_paths, write_shard, write_stats
+from dcfast.acquire.files import Outcomes, shard_paths, write_shard, write_stats
+from dcfast.acquire.memory import arrow_of_the_system
 from dcfast.acquire.options import ImageOptions, WebOptions
 from dcfast.acquire.retry import FETCHED_AGAIN, fetched_later
 from dcfast.acquire.rows import RowRange
@@ -45,21 +44,8 @@ def spool_path(out: Path, shard: int) -> Path:
     return out / STATE / "spool" / f"{shard:08d}.spool"
 
 
-@contextmanager
-def _arrow_of_the_system() -> Iterator[None]:
-    """Arrow takes memory of the system's allocator in the block: its own keeps 30 MB and more of what it has freed."""
-    import pyarrow as pa
-
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)
-
-
 @piece(version=1)
-@_arrow_of_the_system()
+@arrow_of_the_system()
 def fetch_shard(
     out: Path,
     shard: int,
@@ -77,7 +63,7 @@ def fetch_shard(
     Args:
         table, first, count: the rows, of a parquet file below ``out``.   has_keys: they have keys of their own.
         of_subset: those of the uids of ``SUBSET_FILE`` alone.   image: ``ImageOptions``.
-    Memory: ``web.Web``, ``DECODERS`` images, and 5 kB a row. Disk: the images twice until the shard is whole.
+    Memory: ``web.Web``, ``DECODERS`` images, and 1 kB a row. Disk: the images twice until the shard is whole.
     """
     from dcfast.acquire.fetching import fetch_rows
 
@@ -92,20 +78,19 @@ def fetch_shard(
     spool = Spool(spool_path(out, shard), hashlib.sha256(identity.encode()).hexdigest())
     try:
         for number, cause in fetched_later(out, shard, rows).items():
-            if number not in spool.fetched:
+            if number not in spool:
                 spool.add(Fetched(number, CAUSES[cause].status, cause, FETCHED_AGAIN), b"")
-        left = [row for row in rows if row.number not in spool.fetched]
-        if left:
+        if any(number not in spool for number in rows.numbers):
             web = as_record(read_record(out / WEB_FILE, dict[str, object]), WebOptions, str(out / WEB_FILE))
-            asyncio.run(fetch_rows(left, len(rows), spool, chosen, web, live_path(out, shard)))
-        write_shard(out, shard, rows, spool, schema, chosen)
-        found = [(row, spool.fetched[row.number][0]) for row in rows]
-        stats = stats_of(found, sum(size for _, _, size in spool.fetched.values()))
+            asyncio.run(fetch_rows(rows, spool, chosen, web, live_path(out, shard)))
+        found = Outcomes(rows, spool)
+        write_shard(out, shard, found, schema, chosen)
+        stats = stats_of(found)
+        own = {"causes": stats.causes, "drifted": stats.drifted, "attempts": stats.attempts}
+        write_stats(shard_paths(out, shard)[2], found, began, time.time(), own)
     finally:
         spool.close()
         live_path(out, shard).unlink(missing_ok=True)
-    own = {"causes": stats.causes, "drifted": stats.drifted, "attempts": stats.attempts}
-    write_stats(shard_paths(out, shard)[2], [one for _, one in found], began, time.time(), own)
     return stats
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from dcfast._core import hashing as core_hashing
+from dcfast.acquire.causes import SUCCESS
 from dcfast.storage.atomic import copy_file, unfollowed
 from dcfast.storage.lock import is_without_locks, take_lock
 from dcfast.storage.records import Count, Record
@@ -22,6 +23,8 @@ from dcfast.storage.whole import FULL, full_disk
 
 _HEAD = struct.Struct("<IQQ")  # bytes of the record, bytes of the image, checksum of both
 _MOST_RECORD_BYTES = 1 << 20
+_USUAL_BYTES = 1024
+"""Of a record with its head: more are read at a second time."""
 _DECODING = "decoding"
 """``status`` of a record that says that what comes of a row is not known yet."""
 MAGIC = b"dcfast spool 1\n"
@@ -58,14 +61,15 @@ class Spool:
     """The journal of one shard, for one process.
 
     Attributes:
-        fetched: row -> what became of it, and where its image lies: (offset, size).
+        successes: rows whose images are there.
         suspects: rows whose images were being decoded when an earlier process ended, perhaps of one of them.
-    Memory: 600 bytes a row.
+    Memory: 150 bytes a row: what became of it is read again when it is asked for.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         """Opens or begins a journal; one of another identity is begun anew. OSError: it cannot be written."""
-        self.fetched: dict[int, tuple[Fetched, int, int]] = {}
+        self._places: dict[int, int] = {}  # row -> where its record begins
+        self.successes: int = 0
         self.suspects: set[int] = set()
         self.is_broken: bool = False
         """Whether something could not be written to it."""
@@ -106,15 +110,14 @@ class Spool:
 
     def add(self, fetched: Fetched, data: bytes) -> None:
         """Writes down what became of a row; it counts once this has returned. OSError: a full disk."""
-        offset = self._write(fetched, data)
-        self.fetched[fetched.number] = (fetched, offset, len(data))
+        self._took(fetched, self._write(fetched, data))
 
     def decoding(self, number: int) -> None:
         """Writes down that a row's image is about to be decoded. OSError: a full disk."""
         self._write(Fetched(number, _DECODING), b"")
 
     def _write(self, fetched: Fetched, data: bytes) -> int:
-        """Writes a record; returns where its image begins."""
+        """Writes a record; returns where it begins."""
         record = msgspec.msgpack.encode(fetched)
         check = core_hashing.xxh3_64(record + data)
         try:
@@ -126,14 +129,43 @@ class Spool:
             if error.errno in FULL:
                 raise full_disk(error.errno, str(self.path)) from error
             raise
-        offset = self._end + _HEAD.size + len(record)
-        self._end = offset + len(data)
+        offset = self._end
+        self._end += _HEAD.size + len(record) + len(data)
         return offset
 
+    def _took(self, fetched: Fetched, offset: int) -> None:
+        if fetched.number not in self._places:
+            self.successes += fetched.status == SUCCESS
+        self._places[fetched.number] = offset
+
+    def __contains__(self, number: int) -> bool:
+        """Whether it is known what became of a row."""
+        return number in self._places
+
+    def __len__(self) -> int:
+        """Rows of which it is known what became of them."""
+        return len(self._places)
+
+    def fetched(self, number: int) -> Fetched:
+        """What became of a row. Cost: a read of the file; KeyError: that is not known."""
+        offset = self._places[number]
+        start = os.pread(self._file.fileno(), _USUAL_BYTES, offset)
+        record_size, _, _ = _HEAD.unpack_from(start)
+        record = start[_HEAD.size : _HEAD.size + record_size]
+        if len(record) < record_size:
+            record = os.pread(self._file.fileno(), record_size, offset + _HEAD.size)
+        return _decoded(record)
+
     def image(self, number: int) -> bytes:
-        """The image of a row."""
-        _, offset, size = self.fetched[number]
-        return os.pread(self._file.fileno(), size, offset)
+        """The image of a row, empty where it has none."""
+        offset = self._places[number]
+        record_size, size, _ = _HEAD.unpack(os.pread(self._file.fileno(), _HEAD.size, offset))
+        return os.pread(self._file.fileno(), size, offset + _HEAD.size + record_size)
+
+    def image_bytes(self) -> int:
+        """Of all images that are there. Cost: a read a row."""
+        file = self._file.fileno()
+        return sum(_HEAD.unpack(os.pread(file, _HEAD.size, offset))[1] for offset in self._places.values())
 
     def close(self) -> None:
         """Closes it; it stays on disk."""
@@ -156,14 +188,17 @@ class Spool:
             if core_hashing.xxh3_64(payload) != check:
                 break
             try:
-                fetched = msgspec.msgpack.decode(payload[:record_size], type=Fetched)
+                fetched = _decoded(payload[:record_size])
             except msgspec.DecodeError:
                 break
-            offset = end + _HEAD.size + record_size
             if fetched.status == _DECODING:
                 self.suspects.add(fetched.number)
             else:
                 self.suspects.discard(fetched.number)
-                self.fetched[fetched.number] = (fetched, offset, size)
-            end = offset + size
+                self._took(fetched, end)
+            end += _HEAD.size + record_size + size
         return end
+
+
+def _decoded(record: bytes) -> Fetched:
+    return msgspec.msgpack.decode(record, type=Fetched)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 _LONGEST_SLEEP = 60.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Host:
     name: str
-    rows: deque[int] = field(default_factory=deque)
+    rows: list[int] = field(default_factory=list)
+    """That wait, the next one first; no deque, which takes 700 bytes for the one row that most hosts have."""
     active: int = 0
     not_before: float = 0.0
     failures: int = 0
@@ -30,7 +31,7 @@ class Turns:
     Args:
         connections: of a host at once.   per_second: requests to a host, 0 for no limit.
         most_failures: of connections to a host in a row, until its other rows are given up; 0 for never.
-    A row that is tried again waits without holding a place. Memory: 200 bytes a row and host.
+    A row that is tried again waits without holding a place. Memory: 40 bytes a row, 300 a host.
     """
 
     def __init__(self, connections: int, per_second: float, most_failures: int) -> None:
@@ -46,7 +47,7 @@ class Turns:
 
     def add(self, row: int, host: str) -> None:
         """A row that is to be fetched."""
-        place = self._hosts.setdefault(host, _Host(host))
+        place = self._place(host)
         place.rows.append(row)
         self.waiting += 1
         self._offer(place)
@@ -54,11 +55,11 @@ class Turns:
     def again(self, row: int, host: str, seconds: float) -> None:
         """A row that is to be fetched after some time."""
         self.waiting += 1
-        self._push(time.monotonic() + seconds, self._hosts.setdefault(host, _Host(host)), row)
+        self._push(time.monotonic() + seconds, self._place(host), row)
 
     def pause(self, host: str, seconds: float) -> None:
         """No request to a host for some time."""
-        place = self._hosts.setdefault(host, _Host(host))
+        place = self._place(host)
         place.not_before = max(place.not_before, time.monotonic() + seconds)
 
     def done(self, host: str, *, failed: bool) -> None:
@@ -75,14 +76,14 @@ class Turns:
         The place that it held at another one is given back by ``done``. It holds none while it waits, so that no two
         hosts wait for each other.
         """
-        place = self._hosts.setdefault(host, _Host(host))
-        place.rows.appendleft(row)
+        place = self._place(host)
+        place.rows.insert(0, row)
         self.waiting += 1
         self._offer(place)
 
     def asked(self, host: str) -> None:
         """A request was made to a host beyond that of a row's turn, as of a redirect to itself."""
-        place = self._hosts.setdefault(host, _Host(host))
+        place = self._place(host)
         place.not_before = max(place.not_before, time.monotonic()) + self._between
 
     def is_over(self, host: str) -> bool:
@@ -119,8 +120,13 @@ class Turns:
             seconds = min(self._later[0][0] - now, _LONGEST_SLEEP) if self._later else _LONGEST_SLEEP
             await _wait_for(self._changed, seconds)
 
+    def _place(self, host: str) -> _Host:
+        if (place := self._hosts.get(host)) is None:
+            place = self._hosts[host] = _Host(host)
+        return place
+
     def _take(self, place: _Host, now: float) -> tuple[int, str]:
-        row = place.rows.popleft()
+        row = place.rows.pop(0)
         place.active += 1
         self.active += 1
         self.waiting -= 1
