@@ -186,9 +186,9 @@ def _marker(pool: Path, rank: int | str) -> Path:
 
 
 def _hang_when_told() -> None:
-    def read(self: OpenSource, rows: Any) -> Any:
+    def read(self: OpenSource, rows: Any, samples: Any = None) -> Any:
         hangs = (Path(self.files.shards_dir) / f"hang-{os.environ['RANK']}").exists()
-        return _hang(self, rows) if hangs else _read(self, rows)
+        return _hang(self, rows) if hangs else _read(self, rows, samples)
 
     OpenSource.read = read  # type: ignore[method-assign]
 
