@@ -98,9 +98,11 @@ def decoded(source: Any, chunks: Sequence[Any], threads: int) -> Answer:
         rows = np.sort(source.rows(positions))
         samples = total = 0
         for raw in source.read(rows):
-            with Image.open(io.BytesIO(raw.picture)) as image:
-                pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-            samples, total = samples + 1, total + int(pixels.sum(dtype=np.int64)) + len(raw.caption)
+            for i in range(len(raw)):
+                with Image.open(io.BytesIO(raw.picture(i))) as image:
+                    pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+                total += int(pixels.sum(dtype=np.int64)) + len(raw.caption(i))
+            samples += len(raw)
         return samples, total
 
     with ThreadPoolExecutor(threads) as workers:

@@ -68,10 +68,10 @@ def uid_parse(
         TypeError: texts is of another type, or holds other things than uids.
 
     Memory: 17 bytes a uid for the result; no input is copied but pandas' ``string[python]``. A dictionary's texts
-        that rows take in another order than theirs: 17 more an entry while it runs.
+    that rows take in another order than theirs: 17 more an entry while it runs.
 
     Cost: O(n), near memory speed for Arrow, in any number of chunks, and ``S``. Rows of a dictionary in random order
-        cost a cache miss each. Source: docs/formats.md, DataComp's README "uid".
+    cost a cache miss each. Source: docs/formats.md, DataComp's README "uid".
     Example: ``uids, valid = uid_parse(frame["uid"], errors="mask")``, of any library's frame.
     """
     count = thread_count(threads)
